@@ -1,0 +1,62 @@
+# Every target works on a fresh clone with nothing done before.
+PYTHON ?= python3
+VENV ?= .venv
+# A CPU build. For another one, e.g. `make setup TORCH=torch==2.14.1`.
+TORCH ?= torch==2.13.0
+RUN ?= runs/demo
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.tfc_fast
+NATIVE := $(shell find csrc cmake -type f) CMakeLists.txt pyproject.toml
+
+.PHONY: setup demo test lint format types bench overhead dist clean help
+
+help: ## Show the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(STAMP)-deps: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check '$(TORCH)'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group build --group test --group lint
+	touch $@
+
+$(STAMP)-built: $(STAMP)-deps $(NATIVE)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --editable '.[all]'
+	touch $@
+
+setup: $(STAMP)-built ## Make .venv with torch and the package, compiled
+
+demo: setup ## Train the deep MLP on real digits, probed at every step, and write its report
+	$(BIN)/tfc-fast train --out $(RUN) --overwrite
+	$(BIN)/tfc-fast report $(RUN)
+
+test: setup ## Run all tests
+	$(BIN)/python -m pytest
+
+lint: setup ## Check style of Python and C++
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	git ls-files 'csrc/*' | xargs $(CURDIR)/$(BIN)/clang-format --dry-run --Werror
+
+format: setup ## Bring Python and C++ into shape
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	git ls-files 'csrc/*' | xargs $(BIN)/clang-format -i
+
+types: setup ## Check types
+	$(BIN)/mypy
+
+bench: setup ## Time the kernels
+	$(BIN)/python -m pytest benchmarks --benchmark-only
+
+overhead: setup ## Measure what probing adds to a training step
+	$(BIN)/tfc-fast bench overhead
+
+dist: setup ## Build sdist and wheel, and test the wheel away from the source tree
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation --outdir dist
+	$(BIN)/python tests/packaging/check_wheel.py dist
+
+clean: ## Remove everything that the targets make
+	rm -rf $(VENV) build dist runs .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

@@ -1,0 +1,69 @@
+#include "dispatch.h"
+
+#include <atomic>
+#include <cstdlib>
+#include <cstring>
+#include <stdexcept>
+#include <string>
+
+namespace tfc::cpu {
+
+namespace baseline {
+extern const Kernels kernels;
+}
+#if defined(TFC_X86_64)
+namespace x86_64_v3 {
+extern const Kernels kernels;
+}
+namespace x86_64_v4 {
+extern const Kernels kernels;
+}
+#endif
+
+const Kernels* const* available() {
+  static const Kernels* list[4] = {};
+  static const bool filled = [] {
+    int count = 0;
+    list[count++] = &baseline::kernels;
+#if defined(TFC_X86_64)
+    __builtin_cpu_init();
+    // The x86-64-v3 files are compiled with F16C, which the level contains.
+    if (__builtin_cpu_supports("x86-64-v3")) list[count++] = &x86_64_v3::kernels;
+    if (__builtin_cpu_supports("x86-64-v4")) list[count++] = &x86_64_v4::kernels;
+#endif
+    return true;
+  }();
+  (void)filled;
+  return list;
+}
+
+namespace {
+
+const Kernels* find(const char* name) {
+  std::string names;
+  for (const Kernels* const* set = available(); *set != nullptr; ++set) {
+    if (std::strcmp((*set)->name, name) == 0) return *set;
+    names += (names.empty() ? "" : ", ") + std::string((*set)->name);
+  }
+  throw std::invalid_argument("instruction set '" + std::string(name) + "' is not available here; choose one of: " +
+                              names);
+}
+
+std::atomic<const Kernels*>& current() {
+  static std::atomic<const Kernels*> set = [] {
+    const char* wanted = std::getenv("TFC_FAST_INSTRUCTION_SET");
+    if (wanted != nullptr && *wanted != '\0') return find(wanted);
+    const Kernels* const* list = available();
+    while (list[1] != nullptr) ++list;
+    return list[0];
+  }();
+  return set;
+}
+
+}  // namespace
+
+const Kernels& kernels() { return *current().load(std::memory_order_relaxed); }
+
+void use(const char* name) { current() = find(name); }
+
+}  // namespace tfc::cpu

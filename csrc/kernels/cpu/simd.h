@@ -1,0 +1,292 @@
+// Sixteen lanes of float, double or int32 on whatever vector width the target has.
+//
+// Every instruction set sees the same sixteen lanes and the same order of additions, and no fused
+// multiply-add is used (the build passes -ffp-contract=off), so all targets give the same bits.
+//
+// This header is included once per target (see targets/). Everything lives in the target's own
+// namespace and nothing here instantiates a standard template: code compiled for AVX-512 must never
+// be merged by the linker into a function that an older processor runs.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#if defined(__F16C__)
+#include <immintrin.h>
+#endif
+
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
+#define TFC_VECTOR_BYTES 64
+#elif defined(__AVX2__)
+#define TFC_VECTOR_BYTES 32
+#else
+#define TFC_VECTOR_BYTES 16
+#endif
+
+#define TFC_INLINE inline __attribute__((always_inline))
+
+namespace tfc::cpu::TFC_TARGET {
+
+constexpr int kLanes = 16;
+
+typedef float NativeFloat __attribute__((vector_size(TFC_VECTOR_BYTES)));
+typedef double NativeDouble __attribute__((vector_size(TFC_VECTOR_BYTES)));
+typedef int32_t NativeInt __attribute__((vector_size(TFC_VECTOR_BYTES)));
+typedef int64_t NativeLong __attribute__((vector_size(TFC_VECTOR_BYTES)));
+typedef float HalfFloat __attribute__((vector_size(TFC_VECTOR_BYTES / 2)));
+typedef int32_t HalfInt __attribute__((vector_size(TFC_VECTOR_BYTES / 2)));
+typedef uint32_t NativeBits __attribute__((vector_size(TFC_VECTOR_BYTES)));
+typedef uint16_t HalfBits __attribute__((vector_size(TFC_VECTOR_BYTES / 2)));
+
+template <typename Element, typename Native>
+struct Pack {
+  static constexpr int kParts = kLanes * sizeof(Element) / TFC_VECTOR_BYTES;
+  static constexpr int kWidth = kLanes / kParts;
+  Native part[kParts];
+};
+using Floats = Pack<float, NativeFloat>;
+using Doubles = Pack<double, NativeDouble>;
+using Ints = Pack<int32_t, NativeInt>;
+
+template <typename P>
+TFC_INLINE P zeros() {
+  P out;
+  for (int i = 0; i < P::kParts; ++i) out.part[i] = decltype(out.part[0] + out.part[0]){};
+  return out;
+}
+
+template <typename E, typename N>
+TFC_INLINE Pack<E, N> load(const E* from) {
+  Pack<E, N> out;
+  for (int i = 0; i < Pack<E, N>::kParts; ++i) {
+    std::memcpy(&out.part[i], from + i * Pack<E, N>::kWidth, sizeof(N));
+  }
+  return out;
+}
+
+template <typename E, typename N>
+TFC_INLINE void store(E* to, const Pack<E, N>& value) {
+  for (int i = 0; i < Pack<E, N>::kParts; ++i) {
+    std::memcpy(to + i * Pack<E, N>::kWidth, &value.part[i], sizeof(N));
+  }
+}
+
+template <typename P>
+TFC_INLINE void add(P& sum, const P& value) {
+  for (int i = 0; i < P::kParts; ++i) sum.part[i] += value.part[i];
+}
+
+template <typename P>
+TFC_INLINE void add_square(P& sum, const P& value) {
+  for (int i = 0; i < P::kParts; ++i) sum.part[i] += value.part[i] * value.part[i];
+}
+
+template <typename P, typename Scale>
+TFC_INLINE void add_scaled(P& sum, const P& value, Scale scale) {
+  for (int i = 0; i < P::kParts; ++i) sum.part[i] += value.part[i] * scale;
+}
+
+// ---- lanes greater than zero, counted; NaN counts as closed ----------------------------------
+
+TFC_INLINE void count_positive(Ints& count, const Floats& value) {
+#if TFC_VECTOR_BYTES == 64
+  const __mmask16 open = _mm512_cmp_ps_mask((__m512)value.part[0], _mm512_setzero_ps(), _CMP_GT_OQ);
+  count.part[0] = (NativeInt)_mm512_mask_sub_epi32((__m512i)count.part[0], open, (__m512i)count.part[0],
+                                                   _mm512_set1_epi32(-1));
+#else
+  for (int i = 0; i < Floats::kParts; ++i) {
+    count.part[i] -= (NativeInt)(value.part[i] > NativeFloat{});
+  }
+#endif
+}
+
+TFC_INLINE void count_positive(Ints& count, const Doubles& value) {
+  constexpr int kWidth = Doubles::kWidth;
+  alignas(64) int32_t lane[kLanes];
+  for (int i = 0; i < Doubles::kParts; ++i) {
+    const NativeLong open = value.part[i] > NativeDouble{};
+    const HalfInt narrow = __builtin_convertvector(open, HalfInt);
+    std::memcpy(lane + i * kWidth, &narrow, sizeof(narrow));
+  }
+  for (int i = 0; i < Ints::kParts; ++i) {
+    NativeInt open;
+    std::memcpy(&open, lane + i * Ints::kWidth, sizeof(open));
+    count.part[i] -= open;
+  }
+}
+
+// ---- float sums into double sums -------------------------------------------------------------
+
+TFC_INLINE void add_widened(Doubles& sum, const Doubles& value) { add(sum, value); }
+
+TFC_INLINE void add_widened(Doubles& sum, const Floats& value) {
+  for (int i = 0; i < Floats::kParts; ++i) {
+    const NativeFloat v = value.part[i];
+#if TFC_VECTOR_BYTES == 64
+    const HalfFloat low = __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7);
+    const HalfFloat high = __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
+#elif TFC_VECTOR_BYTES == 32
+    const HalfFloat low = __builtin_shufflevector(v, v, 0, 1, 2, 3);
+    const HalfFloat high = __builtin_shufflevector(v, v, 4, 5, 6, 7);
+#else
+    const HalfFloat low = __builtin_shufflevector(v, v, 0, 1);
+    const HalfFloat high = __builtin_shufflevector(v, v, 2, 3);
+#endif
+    sum.part[2 * i] += __builtin_convertvector(low, NativeDouble);
+    sum.part[2 * i + 1] += __builtin_convertvector(high, NativeDouble);
+  }
+}
+
+// Fixed tree over the sixteen lanes: 8 + 8, 4 + 4, 2 + 2, 1 + 1.
+TFC_INLINE double total(const Doubles& value) {
+  alignas(64) double lane[kLanes];
+  store<double, NativeDouble>(lane, value);
+  for (int half = kLanes / 2; half > 0; half /= 2) {
+    for (int i = 0; i < half; ++i) lane[i] += lane[i + half];
+  }
+  return lane[0];
+}
+
+// ---- the four element types ------------------------------------------------------------------
+// Element<T>: Row is the lane type it computes in; read/read_some load sixteen (or the first
+// `count`) elements; gate_through writes `gradient` where the feature is not <= 0, else +0, which is
+// bit for bit what ReLU's own backward writes (a NaN feature lets the gradient through).
+
+struct BFloat16 {
+  uint16_t bits;
+};
+struct Float16 {
+  uint16_t bits;
+};
+
+template <typename T>
+struct Element;
+
+template <>
+struct Element<float> {
+  using Sum = float;
+  using Row = Floats;
+  static TFC_INLINE Row read(const float* from) { return load<float, NativeFloat>(from); }
+  static TFC_INLINE float one(const float* from) { return *from; }
+  static TFC_INLINE void gate_through(float* out, const Row& feature, const float* gradient, const Row& loaded) {
+    (void)gradient;
+#if TFC_VECTOR_BYTES == 64
+    const __mmask16 shut =
+        _mm512_cmp_ps_mask((__m512)feature.part[0], _mm512_setzero_ps(), _CMP_LE_OQ);
+    _mm512_storeu_ps(out, _mm512_maskz_mov_ps((__mmask16)~shut, (__m512)loaded.part[0]));
+#else
+    Row value;
+    for (int i = 0; i < Row::kParts; ++i) {
+      const NativeInt shut = feature.part[i] <= NativeFloat{};
+      value.part[i] = (NativeFloat)(~shut & (NativeInt)loaded.part[i]);
+    }
+    store<float, NativeFloat>(out, value);
+#endif
+  }
+};
+
+template <>
+struct Element<double> {
+  using Sum = double;
+  using Row = Doubles;
+  static TFC_INLINE Row read(const double* from) { return load<double, NativeDouble>(from); }
+  static TFC_INLINE double one(const double* from) { return *from; }
+  static TFC_INLINE void gate_through(double* out, const Row& feature, const double* gradient, const Row& loaded) {
+    (void)gradient;
+    Row value;
+    for (int i = 0; i < Row::kParts; ++i) {
+      const NativeLong shut = feature.part[i] <= NativeDouble{};
+      value.part[i] = (NativeDouble)(~shut & (NativeLong)loaded.part[i]);
+    }
+    store<double, NativeDouble>(out, value);
+  }
+};
+
+TFC_INLINE void gate_bits(uint16_t* out, const Floats& feature, const uint16_t* gradient) {
+  for (int i = 0; i < Floats::kParts; ++i) {
+    HalfBits bits;
+    std::memcpy(&bits, gradient + i * Floats::kWidth, sizeof(bits));
+    const NativeInt shut = feature.part[i] <= NativeFloat{};
+    bits &= ~__builtin_convertvector((NativeBits)shut, HalfBits);
+    std::memcpy(out + i * Floats::kWidth, &bits, sizeof(bits));
+  }
+}
+
+template <>
+struct Element<BFloat16> {
+  using Sum = float;
+  using Row = Floats;
+  static TFC_INLINE Row read(const BFloat16* from) {
+    Row out;
+    for (int i = 0; i < Row::kParts; ++i) {
+      HalfBits bits;
+      std::memcpy(&bits, from + i * Row::kWidth, sizeof(bits));
+      out.part[i] = (NativeFloat)(__builtin_convertvector(bits, NativeBits) << 16);
+    }
+    return out;
+  }
+  static TFC_INLINE float one(const BFloat16* from) {
+    const uint32_t bits = (uint32_t)from->bits << 16;
+    float value;
+    std::memcpy(&value, &bits, sizeof(value));
+    return value;
+  }
+  static TFC_INLINE void gate_through(BFloat16* out, const Row& feature, const BFloat16* gradient, const Row&) {
+    gate_bits(&out->bits, feature, &gradient->bits);
+  }
+};
+
+// Exponent and mantissa moved into place, then the exponent bias corrected by one exact
+// multiplication; subnormal halves come out right because the product is a normal float.
+TFC_INLINE float half_to_float(uint16_t half) {
+  const uint32_t magnitude = half & 0x7fffu;
+  uint32_t bits = magnitude << 13;
+  float value;
+  if (magnitude >= 0x7c00u) {
+    bits |= 0x7f800000u;
+    std::memcpy(&value, &bits, sizeof(value));
+  } else {
+    std::memcpy(&value, &bits, sizeof(value));
+    value *= 0x1p112f;
+  }
+  std::memcpy(&bits, &value, sizeof(value));
+  bits |= (uint32_t)(half & 0x8000u) << 16;
+  std::memcpy(&value, &bits, sizeof(value));
+  return value;
+}
+
+template <>
+struct Element<Float16> {
+  using Sum = float;
+  using Row = Floats;
+  static TFC_INLINE Row read(const Float16* from) {
+#if TFC_VECTOR_BYTES == 64
+    Row out;
+    out.part[0] = (NativeFloat)_mm512_maskz_cvtph_ps((__mmask16)0xffff, _mm256_loadu_si256((const __m256i*)from));
+    return out;
+#elif TFC_VECTOR_BYTES == 32 && defined(__F16C__)
+    Row out;
+    for (int i = 0; i < Row::kParts; ++i) {
+      out.part[i] = (NativeFloat)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(from + i * Row::kWidth)));
+    }
+    return out;
+#else
+    alignas(64) float lane[kLanes];
+    for (int i = 0; i < kLanes; ++i) lane[i] = half_to_float(from[i].bits);
+    return load<float, NativeFloat>(lane);
+#endif
+  }
+  static TFC_INLINE float one(const Float16* from) { return half_to_float(from->bits); }
+  static TFC_INLINE void gate_through(Float16* out, const Row& feature, const Float16* gradient, const Row&) {
+    gate_bits(&out->bits, feature, &gradient->bits);
+  }
+};
+
+// The first `count` (< 16) elements, the other lanes zero.
+template <typename T>
+TFC_INLINE void copy_some(T* padded, const T* from, int64_t count) {
+  std::memset(padded, 0, kLanes * sizeof(T));
+  std::memcpy(padded, from, count * sizeof(T));
+}
+
+}  // namespace tfc::cpu::TFC_TARGET

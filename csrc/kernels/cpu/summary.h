@@ -1,0 +1,39 @@
+// From what the two passes left to the sums of one batch, and from sums to the columns of a record.
+#pragma once
+
+#include "../statistics.h"
+#include "passes.h"
+
+namespace tfc::cpu {
+
+struct Batch {
+  int64_t rows;
+  int64_t width;
+  bool labelled;
+  int64_t num_segments;
+  const Segment* segments;     // [num_segments]
+  const SegmentTotals* rows_of;  // [num_segments] what the row pass counted
+  int64_t num_strips;
+  const ColumnTotals* units_of;  // [num_strips] what the column pass counted
+};
+
+// Segments of a batch whose class c lies at positions class_ptr[c] ... class_ptr[c + 1] - 1.
+int64_t count_segments(const int64_t* class_ptr, int64_t num_classes);
+void cut_segments(const int64_t* class_ptr, int64_t num_classes, Segment* out);
+
+inline int64_t count_strips(int64_t width) { return (width + kStripUnits - 1) / kStripUnits; }
+
+// Sums of the cosines of tensor 0 (feature) or 1 (gradient).
+CosineSums cosine_sums(const Batch& batch, int tensor);
+GateSums gate_sums(const Batch& batch);
+int64_t nonfinite_rows(const Batch& batch);
+
+// Adds one micro-batch to what a site holds of the step.
+void accumulate(const BatchSums& batch, BatchSums& site);
+
+// One record. last_open / last_shut: the site's units [width], null when it has no place for them;
+// out: [kColumns].
+void finalize(const BatchSums& site, const StepHeader& header, const int32_t* last_open, const int32_t* last_shut,
+              double* out);
+
+}  // namespace tfc::cpu

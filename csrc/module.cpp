@@ -1,0 +1,85 @@
+// Python module tfc_fast._C: loading it registers the ops; it also holds the recorder and says how
+// it was built.
+#include <torch/csrc/utils/pybind.h>
+#include <torch/version.h>
+
+#include <map>
+#include <string>
+
+#include "kernels/cpu/dispatch.h"
+#include "ops/probe_ops.h"
+#include "ops/recorder.h"
+
+namespace py = pybind11;
+using tfc::ops::Recorder;
+
+namespace {
+
+std::map<std::string, std::string> build_info() {
+  std::string sets;
+  for (const auto* const* set = tfc::cpu::available(); *set != nullptr; ++set) {
+    sets += (sets.empty() ? "" : " ") + std::string((*set)->name);
+  }
+  return {
+      {"version", TFC_VERSION},
+      {"torch_built_with", TORCH_VERSION},
+      {"compiler", TFC_COMPILER},
+      {"instruction_set", tfc::cpu::kernels().name},
+      {"instruction_sets_available", sets},
+      {"cuda", "no"},
+      {"cuda_reason", TFC_CUDA_REASON},
+  };
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m) {
+  m.doc() = "Compiled part of tfc_fast: ops (torch.ops.tfc_fast), the recorder and build information.";
+  tfc::cpu::kernels();  // a wrong TFC_FAST_INSTRUCTION_SET is an error at import, not in a backward
+
+  m.attr("STEP_COLUMNS") = static_cast<int>(tfc::kColumns);
+  m.def("build_info", &build_info, "Versions, compiler and instruction sets, as strings.");
+  m.def(
+      "use_instruction_set", [](const std::string& name) { tfc::cpu::use(name.c_str()); }, py::arg("name"),
+      "Run the loops of that instruction set from now on.");
+
+  m.def(
+      "relu_probe",
+      [](const at::Tensor& x, const Recorder& r, int64_t site) {
+        return tfc::ops::relu_probe(x, r.sites, r.units, r.order, r.class_ptr, site);
+      },
+      py::arg("x"), py::arg("recorder"), py::arg("site"));
+  m.def(
+      "relu_probe_inplace",
+      [](at::Tensor x, const Recorder& r, int64_t site) {
+        return tfc::ops::relu_probe_inplace(std::move(x), r.sites, r.units, r.order, r.class_ptr, site);
+      },
+      py::arg("x"), py::arg("recorder"), py::arg("site"));
+  m.def(
+      "tap",
+      [](const at::Tensor& x, const Recorder& r, int64_t site) {
+        return tfc::ops::tap(x, r.sites, r.units, r.order, r.class_ptr, site);
+      },
+      py::arg("x"), py::arg("recorder"), py::arg("site"));
+
+  py::class_<Recorder>(m, "Recorder")
+      .def(py::init<int64_t, int64_t, int64_t, int64_t, int64_t, int64_t>(), py::arg("num_sites"),
+           py::arg("num_classes"), py::arg("capacity"), py::arg("window"), py::arg("every"), py::arg("units"))
+      .def("begin_batch", &Recorder::begin_batch, py::arg("labels"))
+      .def("end_step", &Recorder::end_step, py::arg("loss"))
+      .def("drain", &Recorder::drain)
+      .def("discard_step", &Recorder::discard_step)
+      .def("restore", &Recorder::restore, py::arg("step"), py::arg("units"), py::arg("placement"))
+      .def("placement", &Recorder::placement)
+      .def("make_room", &Recorder::make_room)
+      .def("overhead",
+           [](const Recorder& r) {
+             const auto o = r.overhead();
+             return py::make_tuple(o.probe_seconds, o.step_seconds, o.steps);
+           })
+      .def_property_readonly("step", &Recorder::step)
+      .def_readonly("sites", &Recorder::sites)
+      .def_readonly("units", &Recorder::units)
+      .def_readonly("order", &Recorder::order)
+      .def_readonly("class_ptr", &Recorder::class_ptr);
+}

@@ -1,0 +1,181 @@
+#include "measure.h"
+
+#include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
+
+#include <algorithm>
+
+#include "../kernels/cpu/dispatch.h"
+#include "../kernels/cpu/summary.h"
+
+namespace tfc::ops {
+
+Grouping grouping(const at::Tensor& order, const at::Tensor& class_ptr) {
+  if (class_ptr.numel() == 0) return {};
+  return {order, class_ptr};
+}
+
+void check_grouping(const Grouping& groups, const at::Tensor& x, const char* what) {
+  if (!groups.labelled()) return;
+  TORCH_CHECK_VALUE(groups.class_ptr.scalar_type() == at::kLong && groups.class_ptr.is_contiguous(), what,
+                    ": class_ptr must be a contiguous int64 tensor, got ", groups.class_ptr.scalar_type());
+  TORCH_CHECK_VALUE(groups.order.scalar_type() == at::kLong && groups.order.is_contiguous(), what,
+                    ": order must be a contiguous int64 tensor, got ", groups.order.scalar_type());
+  const int64_t labels = groups.class_ptr.const_data_ptr<int64_t>()[groups.class_ptr.numel() - 1];
+  TORCH_CHECK_VALUE(labels == x.size(0) && labels <= groups.order.numel(), what, ": ", labels,
+                    " labels were given, but the tensor has ", x.size(0), " rows (shape ", x.sizes(),
+                    "); give one label per row");
+}
+
+bool is_supported(at::ScalarType type) {
+  return type == at::kFloat || type == at::kDouble || type == at::kBFloat16 || type == at::kHalf;
+}
+
+at::Tensor as_rows(const at::Tensor& x) {
+  const int64_t rows = x.size(0);
+  const int64_t width = rows > 0 ? x.numel() / rows : 0;
+  if (rows == 0) return x.reshape({0, std::max<int64_t>(1, c10::multiply_integers(x.sizes().slice(1)))});
+  // view() merges the inner dimensions without a copy where their strides allow it.
+  const at::Tensor rows_view = x.is_contiguous() || x.dim() == 2 ? x.view({rows, width}) : x.reshape({rows, width});
+  if (width <= 1 || rows_view.stride(1) == 1) return rows_view;
+  return rows_view.contiguous();
+}
+
+namespace {
+
+// Elements that are worth a thread of their own; ATen's own elementwise kernels use twice as many.
+constexpr int64_t kElementsPerThread = 16384;
+
+cpu::Scalar scalar_of(at::ScalarType type) {
+  switch (type) {
+    case at::kFloat: return cpu::Scalar::kFloat32;
+    case at::kDouble: return cpu::Scalar::kFloat64;
+    case at::kBFloat16: return cpu::Scalar::kBFloat16;
+    case at::kHalf: return cpu::Scalar::kFloat16;
+    default:
+      TORCH_CHECK_TYPE(false, "dtype ", type, " is not supported; wanted float16, bfloat16, float32 or float64");
+  }
+}
+
+// One allocation for everything that a call needs and nobody keeps.
+class Scratch {
+ public:
+  template <typename T>
+  size_t reserve(int64_t count) {
+    const size_t at = bytes_;
+    bytes_ += (static_cast<size_t>(count) * sizeof(T) + 63) / 64 * 64;
+    return at;
+  }
+  void allocate() { memory_ = at::empty({static_cast<int64_t>(bytes_)}, at::kByte); }
+  template <typename T>
+  T* at(size_t offset) {
+    return reinterpret_cast<T*>(memory_.mutable_data_ptr<uint8_t>() + offset);
+  }
+
+ private:
+  size_t bytes_ = 0;
+  at::Tensor memory_;
+};
+
+BatchSums run(cpu::Job job, const at::Tensor& feature, const at::Tensor& gradient, const at::Tensor& grad_in,
+              const Grouping& groups, const UnitHistory& units, UnitCounts* counts) {
+  const cpu::Kernels& kernels = cpu::kernels();
+  const int64_t rows = feature.size(0);
+  const int64_t width = feature.size(1);
+  const cpu::Scalar scalar = scalar_of(feature.scalar_type());
+  const size_t sum_bytes = scalar == cpu::Scalar::kFloat64 ? sizeof(double) : sizeof(float);
+  const bool cosines = job != cpu::Job::kGates;
+  const bool gates = job != cpu::Job::kCosine;
+  const bool pair = job == cpu::Job::kPair || job == cpu::Job::kReluBackward;
+
+  const int64_t one_group[2] = {0, rows};
+  const int64_t* class_ptr = groups.labelled() ? groups.class_ptr.const_data_ptr<int64_t>() : one_group;
+  const int64_t num_classes = groups.labelled() ? groups.class_ptr.numel() - 1 : 1;
+  const int64_t num_segments = cpu::count_segments(class_ptr, num_classes);
+  const int64_t num_strips = cpu::count_strips(width);
+
+  Scratch scratch;
+  const size_t segments_at = scratch.reserve<cpu::Segment>(num_segments);
+  const size_t totals_at = scratch.reserve<cpu::SegmentTotals>(num_segments);
+  const size_t strips_at = scratch.reserve<cpu::ColumnTotals>(num_strips);
+  const size_t feature_at = scratch.reserve<char>(cosines ? num_segments * width * sum_bytes : 0);
+  const size_t gradient_at = scratch.reserve<char>(pair ? num_segments * width * sum_bytes : 0);
+  const size_t gates_at = scratch.reserve<int32_t>(gates ? num_segments * width : 0);
+  scratch.allocate();
+  auto* segments = scratch.at<cpu::Segment>(segments_at);
+  cpu::cut_segments(class_ptr, num_classes, segments);
+
+  cpu::RowPass row_pass{};
+  row_pass.feature = feature.const_data_ptr();
+  row_pass.feature_stride = feature.stride(0);
+  if (pair) {
+    row_pass.gradient = gradient.const_data_ptr();
+    row_pass.gradient_stride = gradient.stride(0);
+  }
+  if (job == cpu::Job::kReluBackward) {
+    row_pass.grad_in = grad_in.mutable_data_ptr();
+    row_pass.grad_in_stride = grad_in.stride(0);
+  }
+  row_pass.width = width;
+  row_pass.order = groups.labelled() ? groups.order.const_data_ptr<int64_t>() : nullptr;
+  row_pass.segments = segments;
+  row_pass.sums[0] = scratch.at<char>(feature_at);
+  row_pass.sums[1] = scratch.at<char>(gradient_at);
+  row_pass.gates = scratch.at<int32_t>(gates_at);
+  row_pass.totals = scratch.at<cpu::SegmentTotals>(totals_at);
+  const int64_t elements_per_segment = std::max<int64_t>(1, rows * width / std::max<int64_t>(1, num_segments));
+  at::parallel_for(0, num_segments, std::max<int64_t>(1, kElementsPerThread / elements_per_segment),
+                   [&](int64_t first, int64_t last) {
+                     kernels.row_pass[static_cast<int>(job)][static_cast<int>(scalar)](row_pass, first, last);
+                   });
+
+  cpu::ColumnPass column_pass{};
+  column_pass.width = width;
+  column_pass.rows = rows;
+  column_pass.num_segments = num_segments;
+  column_pass.segments = segments;
+  column_pass.sums[0] = cosines ? row_pass.sums[0] : nullptr;
+  column_pass.sums[1] = pair ? row_pass.sums[1] : nullptr;
+  column_pass.gates = gates ? row_pass.gates : nullptr;
+  column_pass.sums_are_double = scalar == cpu::Scalar::kFloat64;
+  column_pass.totals = scratch.at<cpu::ColumnTotals>(strips_at);
+  column_pass.last_open = units.last_open;
+  column_pass.last_shut = units.last_shut;
+  column_pass.step = units.step;
+  const int64_t elements_per_strip = std::max<int64_t>(1, num_segments * std::min(width, cpu::kStripUnits));
+  at::parallel_for(0, num_strips, std::max<int64_t>(1, kElementsPerThread / elements_per_strip),
+                   [&](int64_t first, int64_t last) { kernels.column_pass(column_pass, first, last); });
+
+  const cpu::Batch batch{rows,     width,           groups.labelled(), num_segments,
+                         segments, row_pass.totals, num_strips,        column_pass.totals};
+  BatchSums sums;
+  sums.batches = 1;
+  sums.rows = static_cast<double>(rows);
+  sums.width = static_cast<double>(width);
+  sums.labelled = groups.labelled();
+  sums.nonfinite = static_cast<double>(cpu::nonfinite_rows(batch));
+  if (cosines) sums.feature = cpu::cosine_sums(batch, 0);
+  if (pair) sums.gradient = cpu::cosine_sums(batch, 1);
+  if (gates) sums.gates = cpu::gate_sums(batch);
+  if (counts != nullptr) {
+    *counts = {0, 0};
+    for (int64_t s = 0; s < num_strips; ++s) {
+      counts->dead += column_pass.totals[s].dead;
+      counts->always_on += column_pass.totals[s].always_on;
+    }
+  }
+  return sums;
+}
+
+}  // namespace
+
+BatchSums measure(cpu::Job job, const at::Tensor& feature, const at::Tensor& gradient, const at::Tensor& grad_in,
+                  const Grouping& groups, const UnitHistory& units) {
+  return run(job, feature, gradient, grad_in, groups, units, nullptr);
+}
+
+BatchSums measure(cpu::Job job, const at::Tensor& feature, const Grouping& groups, UnitCounts* counts) {
+  return run(job, feature, {}, {}, groups, {}, counts);
+}
+
+}  // namespace tfc::ops

@@ -1,0 +1,51 @@
+// Runs the CPU passes over torch tensors: scratch memory, threads, dtype.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include "../kernels/cpu/passes.h"
+#include "../kernels/statistics.h"
+
+namespace tfc::ops {
+
+// The rows of a tensor [n, ...] as the kernels walk them: class by class, or as they lie.
+struct Grouping {
+  at::Tensor order;      // [>= n] int64 rows sorted by class; undefined: as they lie
+  at::Tensor class_ptr;  // [num_classes + 1] int64; undefined: no labels, one group of all rows
+  bool labelled() const { return class_ptr.defined(); }
+};
+
+// An order and a class_ptr with no elements stand for "no labels".
+Grouping grouping(const at::Tensor& order, const at::Tensor& class_ptr);
+
+// Throws unless `class_ptr` covers exactly the rows of `x`.
+void check_grouping(const Grouping& groups, const at::Tensor& x, const char* what);
+
+bool is_supported(at::ScalarType type);
+
+// Counting sort of contiguous int64 labels [n] into order [>= n] and class_ptr [num_classes + 1];
+// a label outside 0 ... num_classes - 1 throws before anything is written.
+void group_labels_into(const at::Tensor& labels, int64_t num_classes, at::Tensor& order, at::Tensor& class_ptr);
+
+// [n, ...] -> [n, d] whose rows are contiguous; copies only where the rows are not.
+at::Tensor as_rows(const at::Tensor& x);
+
+// Where the units of a site keep the step at which they were last open and last shut.
+struct UnitHistory {
+  int32_t* last_open = nullptr;  // [width]
+  int32_t* last_shut = nullptr;  // [width]
+  int32_t step = 0;
+};
+
+// One batch of rows. `gradient` for jobs kPair and kReluBackward, `grad_in` for kReluBackward; all
+// [n, d] with contiguous rows and of one dtype.
+BatchSums measure(cpu::Job job, const at::Tensor& feature, const at::Tensor& gradient, const at::Tensor& grad_in,
+                  const Grouping& groups, const UnitHistory& units);
+
+struct UnitCounts {
+  int64_t dead;
+  int64_t always_on;
+};
+BatchSums measure(cpu::Job job, const at::Tensor& feature, const Grouping& groups, UnitCounts* counts);
+
+}  // namespace tfc::ops

@@ -1,0 +1,335 @@
+// The ops that stand in a model: relu_probe in the place of ReLU, tap behind any other module.
+//
+// Forward they are ReLU and the identity. Backward they call relu_probe_backward / tap_backward,
+// which add the batch's statistics to row `site` of `sites` (see statistics.h) as they read the
+// gradient. Those are ops of their own, with the mutation in their schema, so that torch.compile
+// traces through the autograd nodes below and keeps the calls.
+//
+//   sites      float64 [1 + sites, kSiteDoubles]  row 0: StepHeader; row 1 + site: BatchSums
+//   units      int32   [2, capacity]              step at which a unit was last open / last shut
+//   order      int64   [>= n]                     rows sorted by class
+//   class_ptr  int64   [classes + 1], or [0] when there are no labels
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/relu.h>
+#include <ATen/ops/threshold_backward.h>
+#include <torch/csrc/autograd/custom_function.h>
+#include <torch/library.h>
+
+#include <chrono>
+#include <limits>
+
+#include "../kernels/cpu/summary.h"
+#include "measure.h"
+#include "probe_ops.h"
+
+namespace tfc::ops {
+namespace {
+
+using at::Tensor;
+
+// ---- recording -------------------------------------------------------------------------------
+
+class Clock {
+ public:
+  double nanoseconds() const {
+    return static_cast<double>(
+        std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now() - start_).count());
+  }
+
+ private:
+  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+};
+
+void check_state(const Tensor& sites, const Tensor& units, int64_t site, const char* op) {
+  TORCH_CHECK_VALUE(sites.scalar_type() == at::kDouble && sites.dim() == 2 && sites.size(1) == kSiteDoubles &&
+                        sites.is_contiguous(),
+                    op, ": sites must be a contiguous float64 tensor [1 + sites, ", kSiteDoubles, "], got ",
+                    sites.scalar_type(), " ", sites.sizes());
+  TORCH_CHECK_VALUE(units.scalar_type() == at::kInt && units.dim() == 2 && units.size(0) == 2 && units.is_contiguous(),
+                    op, ": units must be a contiguous int32 tensor [2, capacity], got ", units.scalar_type(), " ",
+                    units.sizes());
+  TORCH_CHECK_INDEX(site >= 0 && site + 1 < sites.size(0), op, ": site ", site, " of ", sites.size(0) - 1);
+}
+
+void check_pair(const Tensor& grad, const Tensor& feature, const char* op) {
+  TORCH_CHECK_VALUE(feature.dim() >= 1, op, ": a watched feature needs a batch dimension, got a scalar");
+  TORCH_CHECK_VALUE(grad.sizes() == feature.sizes(), op, ": gradient ", grad.sizes(), " and feature ",
+                    feature.sizes(), " differ in shape");
+}
+
+// The state of one step as the kernels see it.
+struct Recording {
+  StepHeader& header;
+  BatchSums& site;
+  UnitHistory units;
+};
+
+// Places the site's units in the window buffer when it is seen for the first time. A site that finds
+// no room is recorded without them; the recorder makes room between steps.
+Recording open_recording(Tensor& sites, Tensor& units, int64_t site, int64_t width) {
+  double* rows = sites.mutable_data_ptr<double>();
+  Recording recording{*reinterpret_cast<StepHeader*>(rows), *reinterpret_cast<BatchSums*>(rows + (1 + site) * kSiteDoubles), {}};
+  StepHeader& header = recording.header;
+  BatchSums& sums = recording.site;
+  TORCH_CHECK_VALUE(sums.units_begin < 0 || sums.width == width, "site ", site, " had ", sums.width,
+                    " units before and has ", width, " now; the width of a watched feature must not change");
+  sums.width = static_cast<double>(width);
+  const int64_t capacity = units.size(1);
+  if (sums.units_begin < 0 && header.units_used + width <= capacity) {
+    sums.units_begin = header.units_used;
+    header.units_used += width;
+  }
+  if (sums.units_begin >= 0) {
+    int32_t* last_open = units.mutable_data_ptr<int32_t>() + static_cast<int64_t>(sums.units_begin);
+    recording.units = {last_open, last_open + capacity, static_cast<int32_t>(header.step)};
+  }
+  return recording;
+}
+
+bool is_enabled(const Tensor& sites) {
+  return reinterpret_cast<const StepHeader*>(sites.const_data_ptr<double>())->enabled != 0;
+}
+
+void check_batch(const Recording& recording, const Grouping& groups, const Tensor& feature) {
+  if (!groups.labelled()) return;
+  TORCH_CHECK_VALUE(recording.header.batch_rows >= 0 && recording.site.last_batch != recording.header.batch,
+                    "labels are missing: call probe.batch(labels=...) once for each forward and backward, "
+                    "before backward(); or make the Probe without num_classes");
+  TORCH_CHECK_VALUE(recording.header.batch_rows == feature.size(0), "probe.batch(labels=...) was given ",
+                    recording.header.batch_rows, " labels, but a watched feature has ", feature.size(0),
+                    " rows (shape ", feature.sizes(), "); give one label per row");
+}
+
+void record(cpu::Job job, const Tensor& grad, const Tensor& feature, Tensor grad_in, const Tensor& order,
+            const Tensor& class_ptr, Tensor& sites, Tensor& units, int64_t site) {
+  const Clock clock;
+  const Grouping groups = grouping(order, class_ptr);
+  const Tensor feature_rows = as_rows(feature);
+  Recording recording = open_recording(sites, units, site, feature_rows.size(1));
+  check_batch(recording, groups, feature);
+  check_grouping(groups, feature, "probe");
+  const Tensor grad_rows = as_rows(grad);
+  BatchSums batch = measure(job, feature_rows, grad_rows,
+                            grad_in.defined() ? grad_in.view(feature_rows.sizes()) : grad_in, groups, recording.units);
+  batch.last_batch = recording.header.batch;
+  batch.nanoseconds = clock.nanoseconds();
+  cpu::accumulate(batch, recording.site);
+}
+
+// ---- kernels ---------------------------------------------------------------------------------
+
+void tap_backward_cpu(const Tensor& grad, const Tensor& feature, const Tensor& order, const Tensor& class_ptr,
+                      Tensor& sites, Tensor& units, int64_t site) {
+  check_state(sites, units, site, "tap_backward");
+  check_pair(grad, feature, "tap_backward");
+  if (!is_enabled(sites) || !is_supported(feature.scalar_type())) return;
+  const Tensor same = grad.scalar_type() == feature.scalar_type() ? grad : grad.to(feature.scalar_type());
+  record(cpu::Job::kPair, same, feature, {}, order, class_ptr, sites, units, site);
+}
+
+Tensor relu_probe_backward_cpu(const Tensor& grad, const Tensor& result, const Tensor& order,
+                               const Tensor& class_ptr, Tensor& sites, Tensor& units, int64_t site) {
+  check_state(sites, units, site, "relu_probe_backward");
+  check_pair(grad, result, "relu_probe_backward");
+  if (!is_enabled(sites)) return at::threshold_backward(grad, result, 0);
+  // Other layouts (channels last, expanded gradients) keep the strides that ReLU's own backward
+  // would give, so that what is computed from grad_in next is bit for bit the same.
+  const bool fused = grad.is_contiguous() && result.is_contiguous() && grad.scalar_type() == result.scalar_type() &&
+                     is_supported(result.scalar_type());
+  if (!fused) {
+    tap_backward_cpu(grad, result, order, class_ptr, sites, units, site);
+    return at::threshold_backward(grad, result, 0);
+  }
+  Tensor grad_in = at::empty_like(grad);
+  const double nonfinite_before = sites.const_data_ptr<double>()[(1 + site) * kSiteDoubles + kNonfiniteIndex];
+  record(cpu::Job::kReluBackward, grad, result, grad_in, order, class_ptr, sites, units, site);
+  // In half precision ReLU's own backward rewrites the payload of a NaN; ours keeps it.
+  const bool half = result.scalar_type() == at::kBFloat16 || result.scalar_type() == at::kHalf;
+  const double nonfinite_after = sites.const_data_ptr<double>()[(1 + site) * kSiteDoubles + kNonfiniteIndex];
+  if (half && nonfinite_after != nonfinite_before) return at::threshold_backward(grad, result, 0);
+  return grad_in;
+}
+
+Tensor relu_probe_forward(const Tensor& x, const Tensor&, const Tensor&, const Tensor&, const Tensor&, int64_t) {
+  return at::relu(x);
+}
+
+Tensor tap_forward(const Tensor& x, const Tensor&, const Tensor&, const Tensor&, const Tensor&, int64_t) {
+  return x.clone();
+}
+
+Tensor relu_probe_backward_meta(const Tensor& grad, const Tensor&, const Tensor&, const Tensor&, Tensor&, Tensor&,
+                                int64_t) {
+  return at::empty_like(grad);
+}
+
+void tap_backward_meta(const Tensor&, const Tensor&, const Tensor&, const Tensor&, Tensor&, Tensor&, int64_t) {}
+
+// ---- autograd --------------------------------------------------------------------------------
+
+Tensor call_relu_probe_backward(const Tensor& grad, const Tensor& result, const Tensor& order,
+                                const Tensor& class_ptr, Tensor& sites, Tensor& units, int64_t site) {
+  static const auto op = c10::Dispatcher::singleton()
+                             .findSchemaOrThrow("tfc_fast::relu_probe_backward", "")
+                             .typed<decltype(relu_probe_backward_cpu)>();
+  return op.call(grad, result, order, class_ptr, sites, units, site);
+}
+
+void call_tap_backward(const Tensor& grad, const Tensor& feature, const Tensor& order, const Tensor& class_ptr,
+                       Tensor& sites, Tensor& units, int64_t site) {
+  static const auto op = c10::Dispatcher::singleton()
+                             .findSchemaOrThrow("tfc_fast::tap_backward", "")
+                             .typed<decltype(tap_backward_cpu)>();
+  op.call(grad, feature, order, class_ptr, sites, units, site);
+}
+
+// The probe's own tensors ride in saved_data: they change between forward and backward, which the
+// version check on saved variables would refuse. The feature is a saved variable, as in ReLU itself,
+// so that changing it in place before backward is the error that it always was.
+struct Node {
+  using Context = torch::autograd::AutogradContext;
+
+  static void save(Context* ctx, const Tensor& feature, const Tensor& sites, const Tensor& units,
+                   const Tensor& order, const Tensor& class_ptr, int64_t site) {
+    ctx->save_for_backward({feature});
+    ctx->saved_data["state"] = std::vector<Tensor>{sites, units, order, class_ptr};
+    ctx->saved_data["site"] = site;
+  }
+
+  // With create_graph=True the gradient must itself be differentiable: record from detached tensors
+  // and let `differentiable` give the gradient.
+  template <typename Fused, typename Differentiable>
+  static torch::autograd::variable_list backward(Context* ctx, const Tensor& grad, const Fused& fused,
+                                                 const Differentiable& differentiable) {
+    torch::autograd::variable_list grads(6);
+    if (!grad.defined()) return grads;
+    const Tensor feature = ctx->get_saved_variables()[0];
+    std::vector<Tensor> state = ctx->saved_data["state"].toTensorVector();
+    const int64_t site = ctx->saved_data["site"].toInt();
+    if (at::GradMode::is_enabled()) {
+      {
+        at::NoGradGuard no_grad;
+        call_tap_backward(grad.detach(), feature.detach(), state[2], state[3], state[0], state[1], site);
+      }
+      grads[0] = differentiable(grad, feature);
+    } else {
+      grads[0] = fused(grad, feature, state[2], state[3], state[0], state[1], site);
+    }
+    return grads;
+  }
+};
+
+Tensor relu_backward(const Tensor& grad, const Tensor& result) { return at::threshold_backward(grad, result, 0); }
+Tensor identity_backward(const Tensor& grad, const Tensor&) { return grad; }
+Tensor record_identity(const Tensor& grad, const Tensor& feature, const Tensor& order, const Tensor& class_ptr,
+                       Tensor& sites, Tensor& units, int64_t site) {
+  call_tap_backward(grad, feature, order, class_ptr, sites, units, site);
+  return grad;
+}
+
+struct ReluProbe : torch::autograd::Function<ReluProbe> {
+  static Tensor forward(Node::Context* ctx, const Tensor& x, const Tensor& sites, const Tensor& units,
+                        const Tensor& order, const Tensor& class_ptr, int64_t site) {
+    at::AutoDispatchBelowADInplaceOrView below;
+    Tensor result = at::relu(x);
+    Node::save(ctx, result, sites, units, order, class_ptr, site);
+    return result;
+  }
+  static torch::autograd::variable_list backward(Node::Context* ctx, const torch::autograd::variable_list& grads) {
+    return Node::backward(ctx, grads[0], call_relu_probe_backward, relu_backward);
+  }
+};
+
+struct InplaceReluProbe : torch::autograd::Function<InplaceReluProbe> {
+  static Tensor forward(Node::Context* ctx, Tensor x, const Tensor& sites, const Tensor& units, const Tensor& order,
+                        const Tensor& class_ptr, int64_t site) {
+    at::AutoDispatchBelowADInplaceOrView below;
+    at::relu_(x);
+    x.unsafeGetTensorImpl()->bump_version();
+    ctx->mark_dirty({x});
+    Node::save(ctx, x, sites, units, order, class_ptr, site);
+    return x;
+  }
+  static torch::autograd::variable_list backward(Node::Context* ctx, const torch::autograd::variable_list& grads) {
+    return Node::backward(ctx, grads[0], call_relu_probe_backward, relu_backward);
+  }
+};
+
+struct Tap : torch::autograd::Function<Tap> {
+  static Tensor forward(Node::Context* ctx, const Tensor& x, const Tensor& sites, const Tensor& units,
+                        const Tensor& order, const Tensor& class_ptr, int64_t site) {
+    Node::save(ctx, x, sites, units, order, class_ptr, site);
+    at::AutoDispatchBelowADInplaceOrView below;
+    return x.view_as(x);
+  }
+  static torch::autograd::variable_list backward(Node::Context* ctx, const torch::autograd::variable_list& grads) {
+    return Node::backward(ctx, grads[0], record_identity, identity_backward);
+  }
+};
+
+Tensor relu_probe_autograd(const Tensor& x, const Tensor& sites, const Tensor& units, const Tensor& order,
+                           const Tensor& class_ptr, int64_t site) {
+  return ReluProbe::apply(x, sites, units, order, class_ptr, site);
+}
+
+Tensor tap_autograd(const Tensor& x, const Tensor& sites, const Tensor& units, const Tensor& order,
+                    const Tensor& class_ptr, int64_t site) {
+  return Tap::apply(x, sites, units, order, class_ptr, site);
+}
+
+}  // namespace
+
+Tensor relu_probe_inplace(Tensor x, const Tensor& sites, const Tensor& units, const Tensor& order,
+                          const Tensor& class_ptr, int64_t site) {
+  return InplaceReluProbe::apply(std::move(x), sites, units, order, class_ptr, site);
+}
+
+Tensor relu_probe(const Tensor& x, const Tensor& sites, const Tensor& units, const Tensor& order,
+                  const Tensor& class_ptr, int64_t site) {
+  static const auto op = c10::Dispatcher::singleton()
+                             .findSchemaOrThrow("tfc_fast::relu_probe", "")
+                             .typed<decltype(relu_probe_forward)>();
+  return op.call(x, sites, units, order, class_ptr, site);
+}
+
+Tensor tap(const Tensor& x, const Tensor& sites, const Tensor& units, const Tensor& order, const Tensor& class_ptr,
+           int64_t site) {
+  static const auto op =
+      c10::Dispatcher::singleton().findSchemaOrThrow("tfc_fast::tap", "").typed<decltype(tap_forward)>();
+  return op.call(x, sites, units, order, class_ptr, site);
+}
+
+}  // namespace tfc::ops
+
+TORCH_LIBRARY_FRAGMENT(tfc_fast, m) {
+  m.def("relu_probe(Tensor x, Tensor sites, Tensor units, Tensor order, Tensor class_ptr, int site) -> Tensor");
+  m.def(
+      "relu_probe_backward(Tensor grad, Tensor result, Tensor order, Tensor class_ptr, Tensor(a!) sites, "
+      "Tensor(b!) units, int site) -> Tensor");
+  m.def("tap(Tensor x, Tensor sites, Tensor units, Tensor order, Tensor class_ptr, int site) -> Tensor");
+  m.def(
+      "tap_backward(Tensor grad, Tensor feature, Tensor order, Tensor class_ptr, Tensor(a!) sites, "
+      "Tensor(b!) units, int site) -> ()");
+}
+
+TORCH_LIBRARY_IMPL(tfc_fast, CPU, m) {
+  m.impl("relu_probe_backward", tfc::ops::relu_probe_backward_cpu);
+  m.impl("tap_backward", tfc::ops::tap_backward_cpu);
+}
+
+TORCH_LIBRARY_IMPL(tfc_fast, Meta, m) {
+  m.impl("relu_probe_backward", tfc::ops::relu_probe_backward_meta);
+  m.impl("tap_backward", tfc::ops::tap_backward_meta);
+}
+
+// Forward needs nothing of ours on any device.
+TORCH_LIBRARY_IMPL(tfc_fast, CompositeExplicitAutograd, m) {
+  m.impl("relu_probe", tfc::ops::relu_probe_forward);
+  m.impl("tap", tfc::ops::tap_forward);
+}
+
+TORCH_LIBRARY_IMPL(tfc_fast, Autograd, m) {
+  m.impl("relu_probe", tfc::ops::relu_probe_autograd);
+  m.impl("tap", tfc::ops::tap_autograd);
+}

@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from tfc_fast.phases import analyze, describe, remedies
+
+CHANCE = math.log(10)
+Records = dict[str, npt.NDArray[np.generic]]
+
+
+def loss_curve(plateau: int, steps: int) -> npt.NDArray[np.float64]:
+    """2.3 for `plateau` steps, then an exponential fall."""
+    return 2.3 * np.exp(-np.maximum(np.arange(steps) - plateau, 0) / 40)
+
+
+def records(steps: int, rises: dict[str, float], peak_at: int) -> Records:
+    """Each site starts at 0.5, rises to its peak and falls to 0.4."""
+    curve = np.interp(np.arange(steps), [0, peak_at, steps], [0.0, 1.0, 0.0])
+    fall = np.interp(np.arange(steps), [peak_at, steps], [0.0, -0.1])
+    values = np.stack([0.5 + rise * curve + fall for rise in rises.values()], 1)
+    return {
+        "step": np.repeat(np.arange(steps), len(rises)),
+        "site": np.array(list(rises) * steps, dtype=object),
+        "feature_cos_between": values.ravel(),
+        "grad_cos_within": values.ravel() / 2,
+    }
+
+
+class TestVerdict:
+    def test_collapsed(self) -> None:
+        found = records(1500, {"a": 0.1, "b": 0.3, "c": 0.2}, peak_at=550)
+        summary = analyze(loss_curve(600, 1500), found, chance_loss=CHANCE)
+        assert summary.verdict == "collapsed"
+        assert summary.first_phase_end == pytest.approx(615, abs=10)
+        assert summary.collapse_site == "b"
+        assert summary.peak_step == pytest.approx(550, abs=10)
+        assert summary.peak_feature_cos_between == pytest.approx(0.8, abs=0.01)
+        assert [site.site for site in summary.sites] == ["a", "b", "c"]
+        assert summary.final_loss < 0.01
+
+    def test_stuck(self) -> None:
+        summary = analyze(np.full(1500, 2.3), records(1500, {"a": 0.3}, 700), chance_loss=CHANCE)
+        assert summary.verdict == "stuck"
+        assert summary.first_phase_end is None
+        assert summary.final_loss == pytest.approx(2.3)
+
+    def test_none_if_the_phase_was_short(self) -> None:
+        found = records(400, {"a": 0.3}, peak_at=25)
+        summary = analyze(loss_curve(25, 400), found)
+        assert summary.first_phase_end is not None
+        assert summary.verdict == "none"
+        assert analyze(loss_curve(25, 400), found, min_phase=20).verdict == "collapsed"
+
+    def test_none_if_the_features_did_not_rise(self) -> None:
+        found = records(1500, {"a": 0.03}, peak_at=550)
+        assert analyze(loss_curve(600, 1500), found).verdict == "none"
+        assert analyze(loss_curve(600, 1500), found, min_rise=0.02).verdict == "collapsed"
+
+    def test_none_if_too_short_to_tell(self) -> None:
+        assert analyze(np.full(49, 2.3), None).verdict == "none"
+        assert analyze(np.full(50, 2.3), None).verdict == "stuck"
+
+    def test_length_is_counted_in_steps(self) -> None:
+        assert analyze(np.full(10, 2.3), None, steps=10 * np.arange(10)).verdict == "stuck"
+        assert analyze(np.full(10, 2.3), None, steps=1000 + np.arange(10)).verdict == "none"
+
+    def test_none_if_it_diverged_before_anything_could_be_told(self) -> None:
+        loss = np.full(1000, np.nan)
+        loss[:10] = 2.3
+        summary = analyze(loss, None)
+        assert summary.verdict == "none"
+        assert summary.n_nonfinite_losses == 990
+        assert math.isnan(summary.final_loss)
+
+    def test_none_if_the_network_was_trained_before(self) -> None:
+        loss = np.linspace(0.3, 0.2, 1000)
+        summary = analyze(loss, records(1000, {"a": 0.3}, 100), chance_loss=CHANCE)
+        assert summary.always_below_chance
+        assert summary.verdict == "none"
+        assert analyze(np.full(1000, 0.3), None).verdict == "stuck"  # chance level unknown
+
+    def test_one_lucky_first_batch_is_not_training_before(self) -> None:
+        loss = np.full(1000, 2.3)
+        loss[0] = 1.0
+        assert analyze(loss, None, chance_loss=CHANCE).verdict == "stuck"
+
+    def test_none_without_labels(self) -> None:
+        found = records(1500, {"a": 0.3}, 550)
+        found["feature_cos_between"] = np.full(1500, np.nan)
+        summary = analyze(loss_curve(600, 1500), found)
+        assert summary.verdict == "none"
+        assert summary.collapse_site is None
+        assert summary.peak_step is None
+        assert math.isnan(summary.peak_feature_cos_between)
+
+    @pytest.mark.parametrize("loss", [[], [math.nan, math.inf], [2.3]])
+    def test_none_of_almost_nothing(self, loss: list[float]) -> None:
+        summary = analyze(loss, None, chance_loss=CHANCE)
+        assert summary.verdict == "none"
+        assert summary.first_phase_end is None
+
+
+class TestCollapseSite:
+    def test_tie_goes_to_the_deepest(self) -> None:
+        found = records(1500, {"a": 0.300, "b": 0.299, "c": 0.1}, 550)
+        assert analyze(loss_curve(600, 1500), found).collapse_site == "b"
+
+    def test_site_that_was_not_measured_is_passed_over(self) -> None:
+        found = records(1500, {"a": 0.2, "b": 0.3}, 550)
+        found["feature_cos_between"] = np.where(
+            found["site"] == "b", np.nan, found["feature_cos_between"].astype(float)
+        )
+        assert analyze(loss_curve(600, 1500), found).collapse_site == "a"
+
+
+class TestArguments:
+    def test_thresholds_are_kept(self) -> None:
+        summary = analyze([2.3], None, chance_loss=CHANCE, min_rise=0.1, min_phase=7, window=5)
+        assert summary.thresholds == {
+            "decay": 0.95,
+            "drop": 0.1,
+            "chance_loss": CHANCE,
+            "min_rise": 0.1,
+            "min_phase": 7,
+            "window": 5,
+        }
+
+    def test_are_checked(self) -> None:
+        with pytest.raises(ValueError, match="min_rise: 0 given"):
+            analyze([2.3], None, min_rise=0)
+        with pytest.raises(ValueError, match="min_phase: 0 given"):
+            analyze([2.3], None, min_phase=0)
+
+
+class TestToDict:
+    def test_is_strict_json(self) -> None:
+        loss = np.full(100, 2.3)
+        loss[-1] = math.nan
+        found = records(100, {"a": 0.3}, 50)
+        found["grad_cos_within"] = np.full(100, np.nan)
+        summary = analyze(loss, found, chance_loss=np.float64(CHANCE))
+        read = json.loads(json.dumps(summary.to_dict(), allow_nan=False))
+        assert read["verdict"] == "stuck"
+        assert read["first_phase_end"] is None
+        assert read["final_loss"] is None
+        assert read["n_nonfinite_losses"] == 1
+        assert read["sites"][0]["site"] == "a"
+        assert read["sites"][0]["grad_within"]["rise"] is None
+        assert read["sites"][0]["feature_between"]["rise"] > 0.2
+        assert read["thresholds"]["chance_loss"] == CHANCE
+
+
+class TestDescribe:
+    def test_collapsed(self) -> None:
+        summary = analyze(loss_curve(600, 1500), records(1500, {"a.relu": 0.3}, 550))
+        text = describe(summary)
+        assert text.startswith("Temporary feature collapse: the first phase lasted 60")
+        assert "most of all at a.relu: the mean cosine between classes rose from 0.50 to 0.8" in text
+        assert "later fell to 0.40" in text
+
+    def test_stuck(self) -> None:
+        text = describe(analyze(np.full(1500, 2.3), records(1500, {"a": 0.001}, 700)))
+        assert text.startswith("Stuck: in 1,500 steps the loss never fell by 10 %")
+        assert "did not grow more alike" in text
+
+    def test_none(self) -> None:
+        text = describe(analyze(loss_curve(20, 400), records(400, {"a": 0.01}, 20)))
+        assert text.startswith("No temporary feature collapse: the first phase lasted only 3")
+
+    def test_without_labels(self) -> None:
+        text = describe(analyze(loss_curve(600, 1500), None))
+        assert "was not measured (it needs class labels)" in text
+
+    def test_too_short(self) -> None:
+        assert describe(analyze([2.3], None)).startswith("Too short to tell: after 1 step the")
+
+    def test_trained_before(self) -> None:
+        text = describe(analyze(np.full(1000, 0.3), None, chance_loss=CHANCE))
+        assert "seems to have been trained before" in text
+
+    def test_nonfinite_losses_are_told(self) -> None:
+        loss = np.full(1000, 2.3)
+        loss[10] = math.inf
+        assert "1 of 1000 losses were not finite." in describe(analyze(loss, None))
+        loss[-1] = math.nan
+        assert "2 of 1000 losses were not finite, the last one" in describe(analyze(loss, None))
+
+    def test_nothing(self) -> None:
+        assert describe(analyze([], None)) == "Nothing to judge: no finite loss was recorded."
+        assert describe(analyze([math.nan], None)).startswith("Nothing to judge")
+
+
+def test_remedies_are_for_those_who_need_them() -> None:
+    stuck = remedies(analyze(np.full(100, 2.3), None))
+    collapsed = remedies(analyze(loss_curve(600, 1500), records(1500, {"a": 0.3}, 550)))
+    assert stuck == collapsed
+    for word in ("batch normalization", "momentum", "initial weights", "layers", "weight decay"):
+        assert any(word in remedy for remedy in stuck), word
+    assert remedies(analyze([2.3], None)) == []

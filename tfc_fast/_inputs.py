@@ -1,0 +1,80 @@
+"""Checks and conversions that the statistics functions share."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Array: TypeAlias = "Tensor | np.ndarray"
+
+FLOAT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def as_tensor(value: object, name: str) -> Tensor:
+    """`value` as a tensor that shares its memory where possible."""
+    if isinstance(value, Tensor):
+        return value.detach()
+    if isinstance(value, np.ndarray):
+        if any(stride < 0 for stride in value.strides):
+            value = np.ascontiguousarray(value)
+        with warnings.catch_warnings():
+            # A read-only array (a memory map, say) is only read here.
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+            try:
+                return torch.from_numpy(value)
+            except TypeError as error:
+                raise TypeError(f"{name}: numpy dtype {value.dtype} is not supported") from error
+    raise TypeError(f"{name}: wanted a torch.Tensor or numpy.ndarray, got {type(value).__name__}")
+
+
+def as_rows(value: object, name: str) -> Tensor:
+    """A float tensor `[n, ...]` on the CPU, its gradient history cut."""
+    x = as_tensor(value, name)
+    if x.dtype not in FLOAT_DTYPES:
+        raise TypeError(
+            f"{name}: wanted float16, bfloat16, float32 or float64, got {x.dtype}; "
+            f"convert it with {name}.float()"
+        )
+    if x.dim() == 0:
+        raise ValueError(f"{name}: wanted at least one dimension (rows), got a scalar")
+    if x.device.type not in ("cpu", "meta"):
+        raise ValueError(
+            f"{name}: is on {x.device}, but this build computes on the CPU only; pass {name}.cpu()"
+        )
+    if x.layout != torch.strided:
+        raise TypeError(f"{name}: wanted a dense tensor, got layout {x.layout}; use .to_dense()")
+    return x
+
+
+def group_labels(
+    labels: object, num_classes: int | None, rows: int
+) -> tuple[Tensor, Tensor] | tuple[None, None]:
+    """Rows sorted by class and where each class begins, or `(None, None)` without labels.
+
+    Returns:
+        `order` int64 `[n]` and `class_ptr` int64 `[num_classes + 1]`.
+    """
+    if labels is None:
+        if num_classes is not None:
+            raise ValueError("num_classes: given without labels; pass labels too, or neither")
+        return None, None
+    y = as_tensor(labels, "labels")
+    if y.dtype.is_floating_point or y.dtype.is_complex or y.dtype == torch.bool:
+        raise TypeError(f"labels: wanted an integer dtype, got {y.dtype}")
+    if y.dim() != 1 or y.shape[0] != rows:
+        raise ValueError(
+            f"labels: wanted one label per row, shape [{rows}], got shape {list(y.shape)}"
+        )
+    if num_classes is None:
+        num_classes = int(y.max()) + 1 if rows else 1
+        num_classes = max(num_classes, 1)
+    elif isinstance(num_classes, bool) or not isinstance(num_classes, int):
+        raise TypeError(f"num_classes: wanted an int, got {type(num_classes).__name__}")
+    elif num_classes < 1:
+        raise ValueError(f"num_classes: wanted at least 1, got {num_classes}")
+    order, class_ptr = torch.ops.tfc_fast.group_labels.default(y, num_classes)
+    return order, class_ptr

@@ -1,0 +1,5 @@
+"""The command line `tfc-fast`."""
+
+from tfc_fast.cli.main import main
+
+__all__ = ["main"]

@@ -1,0 +1,78 @@
+"""The program `tfc-fast`: finds the command and turns errors of the user into one line."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+
+from tfc_fast.cli import bench, info, report, train
+from tfc_fast.cli.command import Command, add_command, examples_epilog
+
+__all__ = ["COMMANDS", "main"]
+
+COMMANDS: tuple[Command, ...] = (train.COMMAND, report.COMMAND, bench.COMMAND, info.COMMAND)
+"""All commands, in the order of the help; add one here to make it known."""
+
+EXIT_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+_TRACEBACK = "TFC_FAST_TRACEBACK"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: What the user typed after `tfc-fast`; `sys.argv` if not given.
+
+    Returns:
+        Exit status: 0 for success, 1 if a check failed, 2 for an error, which is printed in one
+        line, 130 if interrupted.
+    """
+    parsed = _parser().parse_args(arguments)
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            status: int = parsed.run(parsed)
+            # Now and not at exit, where a closed pipe could not be told to anyone.
+            sys.stdout.flush()
+        return status
+    except KeyboardInterrupt:
+        print("tfc-fast: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The reader (head, less) has gone; what is left in the buffer must not be written either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        if os.environ.get(_TRACEBACK, "0") not in ("", "0"):
+            raise
+        print(f"tfc-fast: error: {_one_line(error)}", file=sys.stderr)
+        return EXIT_ERROR
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="tfc-fast",
+        description="Watch features, gradients and gates of a network at every training step, and "
+        "tell whether its features collapse.",
+        epilog=examples_epilog(tuple(command.examples[0] for command in COMMANDS))
+        + f"\n\nSet {_TRACEBACK}=1 to see where an error comes from.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for command in COMMANDS:
+        add_command(commands, command)
+    return parser
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _show_warning(message: Warning | str, *_: object) -> None:
+    print(f"tfc-fast: warning: {' '.join(str(message).split())}", file=sys.stderr)

@@ -1,0 +1,151 @@
+"""`tfc-fast train`: train, watch, and say what happened."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import shlex
+import shutil
+import textwrap
+import typing
+from pathlib import Path
+from typing import Any
+
+from tfc_fast import phases
+from tfc_fast.cli.command import Command
+from tfc_fast.trainer import TrainConfig, Trainer, TrainResult
+from tfc_fast.trainer.past import CHANGEABLE
+
+__all__ = ["COMMAND"]
+
+EXIT_INTERRUPTED = 130
+
+_SETTINGS = tuple(field.name for field in dataclasses.fields(TrainConfig))
+
+
+def _configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--resume",
+        metavar="RUN",
+        help="go on with the run in this folder, bitwise as if it had never stopped; may be given "
+        f"with {', '.join(_flag(name) for name in CHANGEABLE)}",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace a run in the folder")
+    parser.add_argument(
+        "--progress",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="progress bar, if standard error is a terminal (default: yes)",
+    )
+    hints = typing.get_type_hints(TrainConfig)
+    groups: dict[str, Any] = {}
+    for field in dataclasses.fields(TrainConfig):
+        title = field.metadata["group"]
+        if title not in groups:
+            groups[title] = parser.add_argument_group(title)
+        _add_setting(groups[title], field, hints[field.name])
+
+
+def _add_setting(group: Any, field: dataclasses.Field[Any], hint: Any) -> None:
+    kind = (typing.get_args(hint) or (hint,))[0]
+    # Without a default of argparse's, to know which flags were given: see _run.
+    options: dict[str, Any] = {"default": argparse.SUPPRESS, "dest": field.name}
+    help_text = field.metadata["help"]
+    if kind is bool:
+        options["action"] = argparse.BooleanOptionalAction
+        help_text += f" (default: {'yes' if field.default else 'no'})"
+    else:
+        options |= {"type": kind, "choices": field.metadata["choices"]}
+        if options["choices"] is None:
+            options["metavar"] = {int: "N", float: "X", str: "TEXT"}[kind]
+        if field.default is not None:
+            help_text += f" (default: {field.default})"
+    group.add_argument(_flag(field.name), help=help_text.replace("%", "%%"), **options)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    given = {name: getattr(arguments, name) for name in _SETTINGS if name in arguments}
+    if arguments.resume is None:
+        trainer = Trainer(
+            TrainConfig(**given), progress=arguments.progress, overwrite=arguments.overwrite
+        )
+    else:
+        fixed = [_flag(name) for name in given if name not in CHANGEABLE]
+        if arguments.overwrite:
+            fixed.insert(0, "--overwrite")
+        if fixed:
+            raise ValueError(
+                f"{', '.join(fixed)}: cannot be given with --resume, which keeps the settings of "
+                "the run; leave out, or start a new run"
+            )
+        trainer = Trainer.resume(arguments.resume, progress=arguments.progress, **given)
+    print(f"training in {_shown(trainer.run_directory.path)}", flush=True)
+    result = trainer.fit()
+    _print_result(result)
+    return 0 if result.stopped_by is None else EXIT_INTERRUPTED
+
+
+def _print_result(result: TrainResult) -> None:
+    summary, folder = result.summary, shlex.quote(_shown(result.run_directory.path))
+    _print_wrapped(phases.describe(result.phases))
+    remedies = phases.remedies(result.phases)
+    if remedies and result.phases.verdict == "stuck":
+        print("\nWhat to try:")
+        for remedy in remedies:
+            _print_wrapped(remedy, bullet="  - ")
+        _print_wrapped(phases.REMEDY_NOTE)
+    numbers = [f"{summary['steps']} steps"]
+    numbers += [
+        f"{name.replace('_', ' ')} {summary[name]:.4g}"
+        for name in ("final_loss", "accuracy")
+        if summary[name] is not None
+    ]
+    if summary["overhead"] is not None:
+        overhead = summary["overhead"]
+        numbers.append(
+            f"probe {overhead['microseconds_per_step']:.0f} us per step "
+            f"({overhead['percent_of_step']:.1f} %)"
+        )
+    print("\n" + ", ".join(numbers))
+    if result.stopped_by is not None:
+        print(
+            f"stopped by {result.stopped_by} after step {result.steps} of "
+            f"{summary['planned_steps']}; go on with: tfc-fast train --resume {folder}"
+        )
+    print(f"look at it with: tfc-fast report {folder}")
+
+
+def _print_wrapped(text: str, bullet: str = "") -> None:
+    width = min(shutil.get_terminal_size().columns, 100)
+    print(
+        textwrap.fill(text, width, initial_indent=bullet, subsequent_indent=" " * len(bullet))
+    )
+
+
+def _shown(path: Path) -> str:
+    """A path as the user would type it: from here, if it lies below."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+COMMAND = Command(
+    name="train",
+    help="train a network, the probe on at every step, and say what happened",
+    description=(
+        "Trains an MLP with the probe on at every step and says in plain words whether its features "
+        "collapsed,\nor whether it is stuck and what to try. Settings, records and checkpoints go to "
+        "the folder of the run.\nCtrl-C stops after the current step; --resume goes on from there."
+    ),
+    examples=(
+        "tfc-fast train --depth 7 --out runs/digits",
+        "tfc-fast train --dataset mnist --data-dir ~/data/mnist --depth 9 --steps 5000",
+        "tfc-fast train --dataset gaussian --separation 1 --optimizer adam --lr 0.001",
+        "tfc-fast train --resume runs/digits --steps 3000",
+    ),
+    configure=_configure,
+    run=_run,
+)

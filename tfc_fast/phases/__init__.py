@@ -1,0 +1,31 @@
+"""The phases of a training run: when the first phase ended, and whether features collapsed in it.
+
+A deep network often starts with a *first phase* in which the loss hardly falls. When the features
+of different classes grow more alike in it, that is temporary feature collapse; when the phase never
+ends, the network is stuck. Everything here works on plain numpy arrays of one run. The rules and
+their thresholds stand in the docstrings of `first_phase_end`, `site_phases` and `analyze`.
+
+    summary = analyze(loss, probe.history(), chance_loss=math.log(num_classes))
+    print(describe(summary), remedies(summary))
+"""
+
+from __future__ import annotations
+
+from tfc_fast.phases.curve import first_phase_end, smoothed_loss
+from tfc_fast.phases.sites import Rise, SitePhase, site_phases
+from tfc_fast.phases.summary import PhaseSummary, Verdict, analyze
+from tfc_fast.phases.words import REMEDY_NOTE, describe, remedies
+
+__all__ = [
+    "REMEDY_NOTE",
+    "PhaseSummary",
+    "Rise",
+    "SitePhase",
+    "Verdict",
+    "analyze",
+    "describe",
+    "first_phase_end",
+    "remedies",
+    "site_phases",
+    "smoothed_loss",
+]

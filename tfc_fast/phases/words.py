@@ -1,0 +1,139 @@
+"""A summary in plain words: what happened, and what to try."""
+
+from __future__ import annotations
+
+import math
+
+from tfc_fast.phases.sites import SitePhase
+from tfc_fast.phases.summary import PhaseSummary
+
+REMEDY_NOTE = (
+    'Hypotheses from the paper "Temporary Feature Collapse Phenomenon in Early Learning of MLPs"; '
+    "none is certain to help here. Change one thing at a time and compare."
+)
+
+
+def describe(summary: PhaseSummary) -> str:
+    """The verdict in a few plain sentences.
+
+    Args:
+        summary: from `analyze`.
+
+    Returns:
+        The sentences, in one line.
+
+    Example:
+        >>> from tfc_fast.phases import analyze
+        >>> describe(analyze([2.3] * 30, None))
+        'Too short to tell: after 30 steps the loss is still on its first plateau.'
+    """
+    if summary.n_steps == 0 or summary.n_nonfinite_losses == summary.n_steps:
+        return "Nothing to judge: no finite loss was recorded."
+    sentences = [_loss_sentence(summary)]
+    if summary.verdict != "none" or summary.first_phase_end is not None:
+        sentences.append(_similarity_sentence(summary))
+    if summary.n_nonfinite_losses:
+        end = ", the last one among them" if math.isnan(summary.final_loss) else ""
+        sentences.append(
+            f"{summary.n_nonfinite_losses} of {summary.n_steps} losses were not finite{end}."
+        )
+    return " ".join(sentence for sentence in sentences if sentence)
+
+
+def remedies(summary: PhaseSummary) -> list[str]:
+    """What to try when the network is stuck or collapsed for a while.
+
+    Hypotheses, as `REMEDY_NOTE` says: the paper names depth, a difficult task, small initial
+    weights, and training without momentum or batch normalization as what makes the collapse likely.
+
+    Args:
+        summary: from `analyze`.
+
+    Returns:
+        One remedy per entry, most promising first; empty for the verdict `"none"`.
+
+    Example:
+        >>> from tfc_fast.phases import analyze
+        >>> remedies(analyze([2.3] * 200, None))[0]
+        'Add batch normalization before each ReLU.'
+    """
+    if summary.verdict == "none":
+        return []
+    return [
+        "Add batch normalization before each ReLU.",
+        "Draw the initial weights with a larger variance (gain 1 of He initialization).",
+        "Train with momentum (0.9 for instance).",
+        "Use fewer layers.",
+        "Make the task easier at first: clean labels, fewer classes.",
+        "Change the weight decay. The paper counts L2 regularization among the operations that act "
+        "on the collapse; on the digits, with plain gradient descent, more of it made the first "
+        "phase longer, so try less before more.",
+    ]
+
+
+def _loss_sentence(summary: PhaseSummary) -> str:
+    end, first = summary.first_phase_end, summary.first_step
+    if summary.always_below_chance:
+        return (
+            "No first phase to judge: the loss was below chance level from the start, so the "
+            "network seems to have been trained before."
+        )
+    if end is None:
+        if summary.verdict == "stuck":
+            return (
+                f"Stuck: in {_count(summary.n_steps)} the loss never fell by "
+                f"{_drop(summary)} below its first plateau{_final(summary, 'it is')}."
+            )
+        return (
+            f"Too short to tell: after {_count(summary.n_steps - summary.n_nonfinite_losses)} the "
+            "loss is still on its first plateau."
+        )
+    length = end - (first or 0)
+    only = "only " if length < float(summary.thresholds["min_phase"] or 0) else ""
+    course = f"the first phase lasted {only}{_count(length)}, then the loss fell"
+    course += _final(summary, "to")
+    if summary.verdict == "collapsed":
+        return f"Temporary feature collapse: {course}."
+    return f"No temporary feature collapse: {course}."
+
+
+def _similarity_sentence(summary: PhaseSummary) -> str:
+    site = next((site for site in summary.sites if site.site == summary.collapse_site), None)
+    if site is None:
+        return (
+            "The similarity of features between classes was not measured (it needs class labels), "
+            "so nothing can be said about collapse."
+        )
+    course = site.feature_between
+    if course.rise < float(summary.thresholds["min_rise"] or 0.0):
+        return (
+            "The features of different classes did not grow more alike meanwhile: the mean cosine "
+            f"between classes rose by at most {max(_largest(summary.sites), 0.0):.3f}."
+        )
+    sentence = (
+        "Meanwhile the features of different classes grew more alike, most of all at "
+        f"{site.site}: the mean cosine between classes rose from {course.start:.2f} to "
+        f"{course.peak:.2f} (step {course.peak_step})"
+    )
+    if course.fall > 0.0:
+        sentence += f" and later fell to {course.peak - course.fall:.2f}"
+    return sentence + "."
+
+
+def _largest(sites: tuple[SitePhase, ...]) -> float:
+    rises = (site.feature_between.rise for site in sites)
+    return max((rise for rise in rises if not math.isnan(rise)), default=math.nan)
+
+
+def _drop(summary: PhaseSummary) -> str:
+    return f"{100 * float(summary.thresholds['drop'] or 0.0):g} %"
+
+
+def _final(summary: PhaseSummary, verb: str) -> str:
+    if math.isnan(summary.final_loss):
+        return ""
+    return f" ({verb} {summary.final_loss:.3g} at the end)"
+
+
+def _count(steps: int) -> str:
+    return f"{steps:,} step" + ("" if steps == 1 else "s")

@@ -1,0 +1,11 @@
+"""The probe: watches places in a model while it trains.
+
+`probe.py` is what a user holds; `sites.py` chooses the modules; `watch.py` stands in the model and
+hands features and gradients to the compiled recorder.
+"""
+
+from tfc_fast.probe.probe import Overhead, Probe
+from tfc_fast.probe.sites import Sites
+from tfc_fast.probe.watch import tap
+
+__all__ = ["Overhead", "Probe", "Sites", "tap"]

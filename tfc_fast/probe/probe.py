@@ -1,0 +1,403 @@
+"""`Probe`: statistics of every watched layer at every step."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tfc_fast import _extension
+from tfc_fast.probe.sites import Sites, SiteSelection
+from tfc_fast.probe.watch import (
+    Channel,
+    Taps,
+    attach_taps,
+    detach_taps,
+    start_watching,
+    stop_watching,
+)
+from tfc_fast.records import COLUMNS, COUNT_COLUMNS, Records, Sink
+from tfc_fast.sinks.memory import MemorySink
+
+_C = _extension._C
+
+_STATISTICS = COLUMNS[3:]
+_UNITS_PER_SITE = 4096
+
+
+class Overhead(NamedTuple):
+    """What the probe cost, from its own clock; see `Probe.overhead`."""
+
+    microseconds_per_step: float
+    percent_of_step: float
+    steps: int
+
+
+class Probe:
+    """Watches layers of a model and records their statistics at every training step.
+
+    For each site (a watched layer) and step: mean cosine similarity of the features of different
+    samples and of the gradients with respect to them (all pairs, pairs of one class, pairs of
+    different classes), mean norms, and ReLU gating statistics. `tfc_fast.records.COLUMNS` lists the
+    columns; `similarity` and `gating` state the formulas. Training is unchanged, bit for bit.
+
+    Several micro-batches in one step (gradient accumulation) are combined by their numbers of
+    pairs; pairs of samples from different micro-batches are in no statistic.
+
+    Args:
+        model: The model, on the CPU.
+        sites: What to watch: `"relu"` (every `nn.ReLU`), a glob over module paths such as
+            `"blocks.*.act"` or a list of them, a module type, or a function
+            `(name, module) -> bool`. A module other than ReLU is watched at its output. Tensors
+            that no module outputs are watched with `tap`; `sites=[]` watches taps only.
+        num_classes: Number of classes. With it, labels must be given to `batch`; without it, the
+            statistics within and between classes are NaN and `batch` is optional.
+        every: Record every `every`-th step: steps 1, 1 + every, …
+        window: Steps that `dead_window_frac` looks back over.
+        sinks: Where records go, besides the history in memory: objects with the methods of
+            `tfc_fast.records.Sink`, such as `tfc_fast.sinks.ParquetSink`. They get records in
+            batches, many steps at a time.
+        capacity: Steps that the recorder holds; sinks are served every `capacity / 2` steps.
+        history_records: Records that `history` keeps (the oldest steps are dropped), None for all.
+        max_sites: Most sites there may be, counting taps and repeated calls of one module;
+            default: the chosen modules and 64 more.
+
+    Raises:
+        TypeError: An argument is of the wrong type.
+        ValueError: `sites` matches nothing, or a number is out of range.
+
+    Example:
+        >>> import torch
+        >>> model = torch.nn.Sequential(
+        ...     torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2)
+        ... )
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> x, y = torch.randn(16, 4), torch.arange(16) % 2
+        >>> with Probe(model, num_classes=2) as probe:
+        ...     for _ in range(3):
+        ...         probe.batch(labels=y)
+        ...         loss = torch.nn.functional.cross_entropy(model(x), y)
+        ...         loss.backward()
+        ...         probe.step(loss=loss)
+        ...         optimizer.step()
+        ...         optimizer.zero_grad()
+        >>> history = probe.history()
+        >>> history["step"].tolist(), history["site"].tolist()
+        ([1, 2, 3], ['1', '1', '1'])
+        >>> bool((history["feature_cos_between"] <= 1).all())
+        True
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        sites: Sites = "relu",
+        *,
+        num_classes: int | None = None,
+        every: int = 1,
+        window: int = 100,
+        sinks: Sequence[Sink] = (),
+        capacity: int = 256,
+        history_records: int | None = 100_000,
+        max_sites: int | None = None,
+    ) -> None:
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"model: wanted a torch.nn.Module, got {type(model).__name__}")
+        self._num_classes = (
+            None if num_classes is None else _at_least_one("num_classes", num_classes)
+        )
+        self._every = _at_least_one("every", every)
+        _at_least_one("window", window)
+        _at_least_one("capacity", capacity)
+        if history_records is not None:
+            _at_least_one("history_records", history_records)
+        for sink in sinks:
+            if not isinstance(sink, Sink):
+                raise TypeError(
+                    f"sinks: {type(sink).__name__} lacks one of write, flush, close "
+                    "(tfc_fast.records.Sink)"
+                )
+        self._selection = SiteSelection(sites)
+        self._modules = self._selection.modules(model)
+        if max_sites is None:
+            max_sites = len(self._modules) + 64
+        elif _at_least_one("max_sites", max_sites) < len(self._modules):
+            raise ValueError(
+                f"max_sites: {max_sites} given, but {len(self._modules)} modules are watched"
+            )
+        self._recorder = _C.Recorder(
+            num_sites=max_sites,
+            num_classes=self._num_classes or 0,
+            capacity=capacity,
+            window=window,
+            every=self._every,
+            units=_UNITS_PER_SITE * max(1, len(self._modules)),
+        )
+        self._channel = Channel(self._recorder, max_sites)
+        self._watches = [self._channel.watch(name) for name, _ in self._modules]
+        self._taps = Taps(self._channel, self._selection.takes_tap)
+        self._history_records = history_records
+        self._history = MemorySink(history_records)
+        self._sinks = tuple(sinks)
+        self._attached = False
+        self._warned_of_silence = False
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Names of the sites seen so far, in the order of their records."""
+        return tuple(self._channel.names)
+
+    @property
+    def attached(self) -> bool:
+        """Whether the model is being watched."""
+        return self._attached
+
+    def attach(self) -> Probe:
+        """Start watching; attaching twice is attaching once.
+
+        Returns:
+            The probe itself.
+
+        Raises:
+            ValueError: Another probe watches one of the modules. Then nothing is attached.
+        """
+        if self._attached:
+            return self
+        done: list[nn.Module] = []
+        try:
+            for (_, module), watch in zip(self._modules, self._watches, strict=True):
+                start_watching(module, watch)
+                done.append(module)
+        except ValueError:
+            for module in done:
+                stop_watching(module)
+            raise
+        attach_taps(self._taps)
+        self._attached = True
+        return self
+
+    def detach(self) -> None:
+        """Give the model back exactly as it was: the same modules, of their own classes."""
+        if not self._attached:
+            return
+        for _, module in self._modules:
+            stop_watching(module)
+        detach_taps(self._taps)
+        self._recorder.discard_step()
+        self._attached = False
+
+    def __enter__(self) -> Probe:
+        return self.attach()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.detach()
+        self.flush()
+
+    def batch(self, labels: Tensor | np.ndarray | None = None) -> None:
+        """Announce a micro-batch: call it once for each forward and backward, before backward.
+
+        Args:
+            labels: Class of each row, integer `[n]`; needed when the probe has `num_classes`.
+
+        Raises:
+            RuntimeError: The probe is not attached.
+            TypeError: `labels` are not integers.
+            ValueError: `labels` are missing, of the wrong shape, or outside
+                `0 ... num_classes - 1`. Nothing has been recorded or lost then.
+        """
+        self._require_attached("batch")
+        if isinstance(labels, np.ndarray):
+            labels = torch.as_tensor(labels)
+        elif labels is not None and not isinstance(labels, Tensor):
+            raise TypeError(f"labels: wanted a tensor or array, got {type(labels).__name__}")
+        if self._recorder.begin_batch(labels):
+            self._channel.refresh()
+        self._channel.begin_forward()
+
+    def step(self, loss: Tensor | float | None = None) -> None:
+        """Close the iteration: call it after the last backward of a step.
+
+        Args:
+            loss: The step's loss, for the column `loss`: a tensor of one element or a number.
+
+        Raises:
+            RuntimeError: The probe is not attached.
+            ValueError: `loss` has more than one element.
+            OSError: A sink could not store its records; they are kept and tried again next time.
+        """
+        self._require_attached("step")
+        if isinstance(loss, Tensor):
+            if loss.numel() != 1:
+                raise ValueError(
+                    f"loss: wanted one number, got shape {list(loss.shape)}; give its mean"
+                )
+            loss = loss.item()
+        due = self._recorder.end_step(float("nan") if loss is None else float(loss))
+        self._channel.begin_forward()
+        if self._recorder.make_room():
+            self._channel.refresh()
+        if due:
+            self._drain()
+
+    def flush(self) -> None:
+        """Bring all closed steps to the history and the sinks, and let the sinks store them."""
+        self._drain()
+        _for_each([sink.flush for sink in self._sinks])
+
+    def close(self) -> None:
+        """Detach, flush, and close the sinks."""
+        self.detach()
+        try:
+            self.flush()
+        finally:
+            _for_each([sink.close for sink in self._sinks])
+
+    def history(self) -> Records:
+        """All records in memory: one numpy array per column, equally long.
+
+        Returns:
+            `tfc_fast.records.Records`: row i is one (step, site); steps ascend, and within a step
+            sites are in the order of `sites`. `loss` repeats the step's loss for each of its
+            sites, so that `pandas.DataFrame(probe.history())` works. At most `history_records`
+            rows.
+        """
+        self._drain()
+        return self._history.history()
+
+    def overhead(self) -> Overhead:
+        """What the probe cost per step, measured by its own clock since it was made.
+
+        Counted are `batch`, `step` and the backward kernels of all sites. These kernels do the
+        work of ReLU's own backward too, which is counted with them, so the figures are upper
+        bounds; `tfc-fast bench overhead` compares with training without a probe.
+
+        Returns:
+            `Overhead`: microseconds per step, per cent of the time between the ends of steps, and
+            the number of steps measured. NaN before the second step.
+        """
+        probe, total, steps = self._recorder.overhead()
+        if steps == 0:
+            return Overhead(float("nan"), float("nan"), 0)
+        return Overhead(1e6 * probe / steps, 100.0 * probe / total, steps)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The step counter and the windows of unit activity, to go on after an interruption.
+
+        Returns:
+            A dict of tensors and plain values (`torch.save` and `weights_only=True` take it).
+        """
+        return {
+            "step": self._recorder.step,
+            "sites": list(self._channel.names),
+            "units": self._recorder.units.clone(),
+            "placement": self._recorder.placement(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from where `state_dict` was taken; the history starts empty.
+
+        Args:
+            state: From a probe of the same model with the same `sites` and `max_sites`.
+
+        Raises:
+            ValueError: The state belongs to other sites or is damaged.
+        """
+        try:
+            step, sites, units, placement = (
+                state[key] for key in ("step", "sites", "units", "placement")
+            )
+        except (KeyError, TypeError) as error:
+            raise ValueError(
+                f"state: no probe state ({error!r}); was it made by state_dict()?"
+            ) from error
+        own = self._channel.names
+        if list(sites[: len(own)]) != own:
+            raise ValueError(f"state: saved for sites {list(sites)}, this probe has {own}")
+        self._recorder.restore(step, units, placement)
+        for name in sites:
+            self._channel.row(name)
+        self._channel.refresh()
+        self._channel.begin_forward()
+        self._history = MemorySink(self._history_records)
+
+    def _require_attached(self, method: str) -> None:
+        if not self._attached:
+            raise RuntimeError(
+                f"Probe.{method}: the probe is not attached; use `with probe:` or probe.attach()"
+            )
+
+    def _drain(self) -> None:
+        values, steps, losses = self._recorder.drain()
+        if len(steps) == 0:
+            return
+        records = _to_records(
+            values.numpy(), steps.numpy(), losses.numpy(), np.array(self._channel.names, object)
+        )
+        if len(records["step"]) == 0:
+            self._warn_of_silence()
+            return
+        self._history.write(records)
+        _for_each([_writer(sink, records) for sink in self._sinks])
+
+    def _warn_of_silence(self) -> None:
+        if self._warned_of_silence:
+            return
+        self._warned_of_silence = True
+        warnings.warn(
+            "no watched site took part in a backward pass; is the probe attached to the model "
+            "that is trained, and before its forward?",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+
+
+def _at_least_one(name: str, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name}: wanted an int, got {type(value).__name__}")
+    if value < 1:
+        raise ValueError(f"{name}: wanted at least 1, got {value}")
+    return value
+
+
+def _writer(sink: Sink, records: Records) -> Any:
+    return lambda: sink.write(records)
+
+
+def _for_each(calls: list[Any]) -> None:
+    """Make all calls, then raise the first error: one broken sink must not starve the others."""
+    first: Exception | None = None
+    for call in calls:
+        try:
+            call()
+        except Exception as error:  # noqa: PERF203  (every sink gets its turn)
+            first = first or error
+    if first is not None:
+        raise first
+
+
+def _to_records(
+    values: np.ndarray, steps: np.ndarray, losses: np.ndarray, names: np.ndarray
+) -> Records:
+    """The recorder's ring `[steps, sites, columns]` as columns; sites not seen are left out."""
+    rows = values[:, :, _STATISTICS.index("n_rows")]
+    step_index, site_index = np.nonzero(~np.isnan(rows))
+    seen = values[step_index, site_index]
+    records: Records = {
+        "step": steps[step_index],
+        "site": names[site_index],
+        "loss": losses[step_index],
+    }
+    for index, name in enumerate(_STATISTICS):
+        column = np.ascontiguousarray(seen[:, index])
+        records[name] = column.astype(np.int64) if name in COUNT_COLUMNS else column
+    return records

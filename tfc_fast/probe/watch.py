@@ -1,0 +1,273 @@
+"""What stands in the model: watched modules and taps.
+
+A watched module keeps its identity. Only its class is exchanged, for a subclass whose forward sends
+the output through one of the probe's ops, so that references, hooks, parameter names and module
+order stay as they were, and so that torch.compile, which guards on a module's class, notices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tfc_fast import _extension
+from tfc_fast._inputs import FLOAT_DTYPES
+
+_C = _extension._C
+
+_KEY = "_tfc_watch"
+
+
+class Channel:
+    """From the watched places of one model to the recorder of one probe.
+
+    Holds the recorder's tensors as plain attributes, where torch.compile finds them as inputs, and
+    gives every place its row in the recorder.
+
+    Args:
+        recorder: The compiled recorder, with one row per site.
+        max_sites: Number of those rows.
+    """
+
+    def __init__(self, recorder: _C.Recorder, max_sites: int) -> None:
+        self.recorder = recorder
+        self.max_sites = max_sites
+        self.names: list[str] = []
+        self.watches: list[Watch] = []
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Take up tensors that the recorder has replaced by larger ones."""
+        self.sites = self.recorder.sites
+        self.units = self.recorder.units
+        self.order = self.recorder.order
+        self.class_ptr = self.recorder.class_ptr
+
+    def row(self, name: str) -> int:
+        """The recorder's row of the site of that name, a new one if need be."""
+        if name in self.names:
+            return self.names.index(name)
+        if len(self.names) == self.max_sites:
+            raise ValueError(
+                f"site '{name}' is one more than max_sites={self.max_sites}; "
+                "give Probe(max_sites=...) a larger number"
+            )
+        self.names.append(name)
+        return len(self.names) - 1
+
+    def watch(self, name: str) -> Watch:
+        """A new watched place."""
+        watch = Watch(self, name)
+        self.watches.append(watch)
+        return watch
+
+    def begin_forward(self) -> None:
+        """Make the next call of each place its first."""
+        for watch in self.watches:
+            watch.calls = 0
+
+
+class Watch:
+    """One watched place and how often it was called in this forward."""
+
+    def __init__(self, channel: Channel, name: str) -> None:
+        self.channel = channel
+        self.name = name
+        self.calls = 0
+        self.rows = [channel.row(name)]
+
+    def next_row(self) -> int:
+        """The row for this call: `name`, then `name#1`, `name#2` and so on."""
+        call = self.calls
+        self.calls = call + 1
+        if call == len(self.rows):
+            self.rows.append(self.channel.row(f"{self.name}#{call}"))
+        return self.rows[call]
+
+    def relu(self, x: Tensor, inplace: bool) -> Tensor:
+        """ReLU whose backward records the statistics of its output and the gradient there."""
+        if not (torch.is_grad_enabled() and x.requires_grad):
+            return F.relu(x, inplace=inplace)
+        row = self.next_row()
+        channel = self.channel
+        if not torch.compiler.is_compiling():
+            if inplace:
+                return _C.relu_probe_inplace(x, channel.recorder, row)
+            return _C.relu_probe(x, channel.recorder, row)
+        y: Tensor = torch.ops.tfc_fast.relu_probe.default(
+            x, channel.sites, channel.units, channel.order, channel.class_ptr, row
+        )
+        return x.copy_(y) if inplace else y
+
+    def tap(self, x: Tensor) -> Tensor:
+        """`x` itself, whose gradient is recorded on its way back."""
+        if not (torch.is_grad_enabled() and x.requires_grad):
+            return x
+        row = self.next_row()
+        channel = self.channel
+        if not torch.compiler.is_compiling():
+            return _C.tap(x, channel.recorder, row)
+        y: Tensor = torch.ops.tfc_fast.tap.default(
+            x, channel.sites, channel.units, channel.order, channel.class_ptr, row
+        )
+        return y
+
+
+def _without_watch(reduced: tuple[Any, ...], watched: type, original: type) -> tuple[Any, ...]:
+    """What `__reduce_ex__` gave, as if the module were not watched: a copy is not attached."""
+    function, arguments, state, *rest = reduced
+    arguments = tuple(original if argument is watched else argument for argument in arguments)
+    if isinstance(state, dict):
+        state = {key: value for key, value in state.items() if key != _KEY}
+    return (function, arguments, state, *rest)
+
+
+def _relu_forward(self: nn.ReLU, input: Tensor) -> Tensor:
+    watch: Watch = self.__dict__[_KEY]
+    return watch.relu(input, self.inplace)
+
+
+_watched_classes: dict[type[nn.Module], type[nn.Module]] = {}
+
+
+def _watched_class(original: type[nn.Module]) -> type[nn.Module]:
+    """The subclass that a watched module of class `original` gets; one per class."""
+    if original in _watched_classes:
+        return _watched_classes[original]
+
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        out = original.forward(self, *args, **kwargs)
+        watch: Watch = self.__dict__[_KEY]
+        if not isinstance(out, Tensor):
+            raise TypeError(
+                f"site '{watch.name}' ({original.__name__}) returns {type(out).__name__}, not one "
+                "tensor; watch a module inside it, or use tap(x, name) on the tensor you mean"
+            )
+        return watch.tap(out)
+
+    def reduce_ex(self: nn.Module, protocol: Any) -> tuple[Any, ...]:
+        reduced = original.__reduce_ex__(self, protocol)
+        if isinstance(reduced, str):
+            return reduced  # type: ignore[return-value]
+        return _without_watch(reduced, watched, original)
+
+    watched = type(
+        original.__name__,
+        (original,),
+        {
+            "__doc__": original.__doc__,
+            "__module__": original.__module__,
+            "__qualname__": original.__qualname__,
+            "__reduce_ex__": reduce_ex,
+            "forward": _relu_forward if original is nn.ReLU else forward,
+        },
+    )
+    _watched_classes[original] = watched
+    return watched
+
+
+def start_watching(module: nn.Module, watch: Watch) -> None:
+    """Exchange the class of `module` for its watched subclass.
+
+    Raises:
+        ValueError: The module is watched already.
+    """
+    if _KEY in module.__dict__:
+        raise ValueError(
+            f"sites: '{watch.name}' is already watched by another probe; detach that one first"
+        )
+    module.__dict__[_KEY] = watch
+    module.__class__ = _watched_class(type(module))
+
+
+def stop_watching(module: nn.Module) -> None:
+    """Give `module` its own class back."""
+    del module.__dict__[_KEY]
+    module.__class__ = type(module).__mro__[1]
+
+
+class Taps:
+    """The taps of one attached probe, by name.
+
+    Args:
+        channel: Where they record.
+        takes: Whether a tap of that name is watched.
+    """
+
+    def __init__(self, channel: Channel, takes: Callable[[str], bool]) -> None:
+        self.channel = channel
+        self.takes = takes
+        self.by_name: dict[str, Watch | None] = {}
+
+    def find(self, name: str) -> Watch | None:
+        """The tap's place, made when the name is seen for the first time."""
+        if name not in self.by_name:
+            self.by_name[name] = self.channel.watch(name) if self.takes(name) else None
+        return self.by_name[name]
+
+
+_attached: list[Taps] = []
+
+
+def attach_taps(taps: Taps) -> None:
+    """From now on `tap` records there."""
+    _attached.append(taps)
+
+
+def detach_taps(taps: Taps) -> None:
+    """No more."""
+    _attached.remove(taps)
+
+
+def tap(x: Tensor, name: str) -> Tensor:
+    """Watch a tensor that no module outputs, such as the result of `F.relu` in a forward.
+
+    Returns `x` itself in value; without an attached probe, or without gradients, `x` as it is. The
+    backward pass records the statistics of `x` and of the gradient with respect to it.
+
+    Args:
+        x: A tensor `[n, ...]` of float16, bfloat16, float32 or float64 whose rows are samples.
+        name: Name of the site in the records. A name used k times in one forward gives `name`,
+            `name#1`, … A probe with `sites` given as globs or as a function watches the taps that
+            these choose (the function gets `(name, None)`), any other probe all of them.
+
+    Returns:
+        The tensor to go on with; it must be used in the place of `x`.
+
+    Raises:
+        TypeError: A probe is attached and `x` is no float tensor.
+        ValueError: A probe is attached and `x` has no dimension.
+
+    Example:
+        >>> import torch, torch.nn.functional as F
+        >>> from tfc_fast import Probe, tap
+        >>> class Net(torch.nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.linear = torch.nn.Linear(4, 3)
+        ...     def forward(self, x):
+        ...         return tap(F.relu(self.linear(x)), "hidden")
+        >>> net = Net()
+        >>> with Probe(net, sites=[]) as probe:
+        ...     loss = net(torch.ones(8, 4)).sum()
+        ...     loss.backward()
+        ...     probe.step(loss=loss)
+        >>> probe.history()["site"].tolist()
+        ['hidden']
+    """
+    if not _attached:
+        return x
+    if not isinstance(x, Tensor) or x.dtype not in FLOAT_DTYPES:
+        kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
+        raise TypeError(f"tap '{name}': wanted a float tensor, got {kind}")
+    if x.dim() == 0:
+        raise ValueError(f"tap '{name}': wanted at least one dimension (rows), got a scalar")
+    for taps in _attached:
+        watch = taps.find(name)
+        if watch is not None:
+            x = watch.tap(x)
+    return x

@@ -1,0 +1,289 @@
+"""The trainer: settings in, a run directory out."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import os
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from tfc_fast.data import Dataset
+from tfc_fast.models import MLP
+from tfc_fast.phases import PhaseSummary
+from tfc_fast.records import Sink
+from tfc_fast.run_directory import RunDirectory
+from tfc_fast.trainer.batches import Batches
+from tfc_fast.trainer.config import TrainConfig
+from tfc_fast.trainer.environment import checked_device, thread_count
+from tfc_fast.trainer.interrupt import StopRequest
+from tfc_fast.trainer.objective import chance_loss
+from tfc_fast.trainer.past import Past, description, past_of
+from tfc_fast.trainer.progress import ProgressBar
+from tfc_fast.trainer.samples import named_config, training_samples
+from tfc_fast.trainer.session import Session
+from tfc_fast.trainer.store import claim, discard, locked, rewind
+from tfc_fast.trainer.summary import summarize
+
+__all__ = ["TrainResult", "Trainer"]
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainResult:
+    """What came of a run.
+
+    Args:
+        summary: What `summary.json` holds; see `tfc_fast.trainer.summary.summarize`.
+        phases: The phase analysis, as `tfc_fast.phases.describe` wants it.
+        run_directory: The files of the run.
+        model: The trained model, without its probe.
+        steps: Steps done, those before a resume included.
+        stopped_by: Name of the signal that ended the run early, else None.
+    """
+
+    summary: dict[str, Any]
+    phases: PhaseSummary
+    run_directory: RunDirectory
+    model: nn.Module
+    steps: int
+    stopped_by: str | None
+
+
+class Trainer:
+    """Trains a model with the settings of a `TrainConfig`, the probe on at every step.
+
+    The folder of the run always holds what is needed to go on: settings at once, records and log as
+    they come, checkpoints. Ctrl-C or SIGTERM ends a run after its current step. `fit` seeds torch's
+    global generators from the settings.
+
+    Args:
+        config: The settings; the defaults of `TrainConfig` if not given.
+        model: A model of your own, `[n, ...]` to `[n, num_classes]`; it is moved to the device of
+            the settings and trained in place. Without one, an `MLP` made from the settings.
+        dataset: Data of your own: a `Dataset`, or inputs (floating point, `[n, ...]`) and labels
+            (int64 `[n]`). Without them, the data set that the settings name.
+        sinks: Where records go beside the folder of the run; closed at its end.
+        progress: Whether a progress bar is shown, if standard error is a terminal.
+        overwrite: Whether the files of an earlier run in the folder are removed.
+
+    Raises:
+        ImportError: The data set needs a package that is not installed.
+        OSError: A file of the data set is missing, or the folder holds a run.
+        TypeError, ValueError: An argument does not fit; the message says which.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     config = TrainConfig(
+        ...         dataset="gaussian", samples=200, dim=16, depth=3, width=32, steps=20, out=folder
+        ...     )
+        ...     result = Trainer(config).fit()
+        ...     result.steps, result.summary["verdict"]
+        (20, 'none')
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig | None = None,
+        *,
+        model: nn.Module | None = None,
+        dataset: Dataset | tuple[torch.Tensor, torch.Tensor] | None = None,
+        sinks: Iterable[Sink] = (),
+        progress: bool = True,
+        overwrite: bool = False,
+    ) -> None:
+        config = named_config(TrainConfig() if config is None else config, dataset)
+        run = RunDirectory(config.run_path)
+        if not overwrite:
+            claim(run, overwrite=False)
+        self._set_up(config, run, model, dataset, sinks, progress)
+        self._overwrite = overwrite
+
+    @classmethod
+    def resume(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        model: nn.Module | None = None,
+        dataset: Dataset | tuple[torch.Tensor, torch.Tensor] | None = None,
+        sinks: Iterable[Sink] = (),
+        progress: bool = True,
+        **changes: Any,
+    ) -> Trainer:
+        """Return a trainer that goes on with a run, bitwise as if it had never stopped.
+
+        `fit` starts from the checkpoint; records and log beyond it are dropped and made again.
+        Without a checkpoint (the run was killed at its very start) it starts from step 1.
+
+        Args:
+            path: Folder of the run.
+            model: As for `Trainer`; wanted if the run was started with one.
+            dataset: As for `Trainer`; wanted if the run was started with one.
+            sinks: As for `Trainer`; they get the records after the checkpoint.
+            progress: As for `Trainer`.
+            **changes: New values of `steps`, `epochs`, `threads`, `device`, `checkpoint_every`.
+                The same bits need the same device and number of threads.
+
+        Raises:
+            CheckpointError: The checkpoint is damaged or foreign.
+            FileNotFoundError: The folder holds no run.
+            TypeError, ValueError: A change is not possible, or the data are not those of the run.
+        """
+        past = past_of(path, changes)
+        for name, value in (("model", model), ("dataset", dataset)):
+            if past.given(name) and value is None:
+                raise ValueError(
+                    f"{name}: the run in {path} was started with one of its own; resume it with "
+                    f"Trainer.resume(path, {name}=...)"
+                )
+        trainer = cls.__new__(cls)
+        trainer._set_up(past.config, RunDirectory(path), model, dataset, sinks, progress)
+        trainer._past = past
+        past.check(trainer._description, trainer._total)
+        return trainer
+
+    @property
+    def config(self) -> TrainConfig:
+        """The settings of the run."""
+        return self._config
+
+    @property
+    def model(self) -> nn.Module:
+        """The model that is trained."""
+        return self._model
+
+    @property
+    def run_directory(self) -> RunDirectory:
+        """The files of the run."""
+        return self._run
+
+    def fit(self) -> TrainResult:
+        """Train to the end, or until Ctrl-C or SIGTERM.
+
+        Returns:
+            The result; its `stopped_by` tells whether a signal ended the run.
+
+        Raises:
+            CheckpointError: The checkpoint does not fit the model.
+            FileExistsError: The folder holds a run.
+            StorageError: A file cannot be written, say because the disk is full. What was saved
+                before stays, and `resume` goes on from there.
+            TypeError, ValueError: The model does not fit the data, or the probe the model.
+        """
+        run = self._run.create()
+        threads = self._config.threads if self._past is None else self._past.threads
+        with locked(run), thread_count(threads), StopRequest() as stop:
+            with self._session() as session:
+                bar = ProgressBar(self._total, done=session.step, enabled=self._progress)
+                with bar:
+                    session.train(self._total, stop, bar)
+            summary, analysis = summarize(
+                run,
+                planned_steps=self._total,
+                chance_loss=self._chance_loss,
+                overhead=session.overhead(),
+                stopped_by=stop.name,
+            )
+        return TrainResult(summary, analysis, run, self._model, session.step, stop.name)
+
+    @contextlib.contextmanager
+    def _session(self) -> Iterator[Session]:
+        """A session at the first step to do; however it ends, the model is given back."""
+        config, run, past = self._config, self._run, self._past
+        log = None
+        if past is None:
+            claim(run, overwrite=self._overwrite)
+            run.write_json(run.config_path, self._description)
+        else:
+            log = rewind(run, past.step)
+            run.write_json(run.config_path, past.continued(self._description))
+        torch.manual_seed(config.seed)
+        session: Session | None = None
+        try:
+            session = Session(
+                config,
+                run,
+                self._model,
+                self._batches,
+                num_classes=self._samples.num_classes,
+                sinks=self._sinks,
+                done=0 if past is None else past.step,
+            )
+            if past is not None and past.checkpoint is not None and log is not None:
+                session.restore(past.checkpoint, log)
+            yield session
+            session.close()
+        except Exception as error:
+            if past is None and (session is None or session.step == 0):
+                # Nothing was trained: the next try shall not find a run in its way.
+                discard(run)
+            elif session is not None and not isinstance(error, OSError):
+                # A model that fails in the middle costs no record of the steps before.
+                session.save_records()
+                session.close()
+            raise
+        finally:
+            if session is not None:
+                session.abandon()
+
+    def _set_up(
+        self,
+        config: TrainConfig,
+        run: RunDirectory,
+        model: nn.Module | None,
+        dataset: Dataset | tuple[torch.Tensor, torch.Tensor] | None,
+        sinks: Iterable[Sink],
+        progress: bool,
+    ) -> None:
+        self._sinks = tuple(sinks)
+        if self._sinks and not config.probe:
+            raise ValueError("sinks: given, but probe=False makes no records; set probe=True")
+        self._run = run
+        self._progress = progress
+        self._overwrite = False
+        self._past: Past | None = None
+        self._device = checked_device(config.device)
+        self._samples = training_samples(config, dataset)
+        self._config = config
+        labels = self._samples.labels
+        self._chance_loss = chance_loss(config.loss, labels, self._samples.num_classes)
+        self._batches = Batches(
+            self._samples.inputs.to(self._device),
+            labels.to(self._device),
+            batch_size=config.batch_size,
+            seed=config.seed,
+        )
+        self._total = config.total_steps(len(labels))
+        self._model_given = model is not None
+        self._model = (self._new_mlp() if model is None else model).to(self._device)
+
+    def _new_mlp(self) -> nn.Module:
+        config, inputs = self._config, self._samples.inputs
+        if inputs.dtype != torch.float32:
+            raise TypeError(f"dataset: inputs are {inputs.dtype}, the MLP wants float32; .float()")
+        return MLP(
+            inputs[0].numel(),
+            self._samples.num_classes,
+            config.depth,
+            config.width,
+            bias=config.bias,
+            batch_norm=config.batch_norm,
+            gain=config.gain,
+            inplace=config.inplace,
+            generator=torch.Generator().manual_seed(config.seed),
+        )
+
+    @functools.cached_property
+    def _description(self) -> dict[str, Any]:
+        return description(
+            self._config,
+            model=self._model,
+            model_given=self._model_given,
+            samples=self._samples,
+            device=self._device,
+            chance_loss=self._chance_loss,
+        )
