@@ -42,7 +42,7 @@ def test_course_of_a_hill() -> None:
     assert feature.rise == feature.peak - feature.start
     assert feature.fall == pytest.approx(0.6, abs=0.02)
     assert grad.peak == pytest.approx(0.8, abs=0.01)
-    assert grad.peak_step == pytest.approx(300, abs=5)
+    assert grad.peak_step == pytest.approx(300, abs=10)
     assert grad.fall == pytest.approx(0.2, abs=0.02)
 
 
@@ -54,7 +54,7 @@ def test_peak_is_searched_in_the_first_phase_only() -> None:
 
 def test_phase_that_never_ended_is_the_whole_run() -> None:
     (site,) = site_phases(make_records({"a": hill(0.1, 0.9, 900, 0.2)}), None)
-    assert site.feature_between.peak_step == pytest.approx(900, abs=5)
+    assert site.feature_between.peak_step == pytest.approx(900, abs=10)
     assert math.isnan(site.feature_between.fall)
 
 
@@ -104,7 +104,7 @@ def test_sites_keep_the_order_of_the_records() -> None:
 def test_records_may_come_in_any_order_of_steps() -> None:
     records = make_records({"a": hill(0.5, 0.9, 400, 0.3), "b": hill(0.1, 0.2, 100, 0.1)})
     order = np.argsort(np.random.default_rng(0).random(len(records["step"])))
-    order = np.r_[np.flatnonzero(order == 0), order[order != 0]]  # "a" is still seen first
+    order = np.r_[0, order[order != 0]]  # "a" is still seen first
     shuffled = {name: column[order] for name, column in records.items()}
     assert {site.site: site.feature_between for site in site_phases(shuffled, 500)} == {
         site.site: site.feature_between for site in site_phases(records, 500)

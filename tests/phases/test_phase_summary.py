@@ -159,13 +159,17 @@ class TestDescribe:
     def test_collapsed(self) -> None:
         summary = analyze(loss_curve(600, 1500), records(1500, {"a.relu": 0.3}, 550))
         text = describe(summary)
-        assert text.startswith("Temporary feature collapse: the first phase lasted 60")
-        assert "most of all at a.relu: the mean cosine between classes rose from 0.50 to 0.8" in text
+        assert text.startswith("Temporary feature collapse: the first phase lasted 615 steps")
+        assert (
+            "most of all at a.relu: the mean cosine between classes rose from 0.50 to 0.8" in text
+        )
         assert "later fell to 0.40" in text
 
     def test_stuck(self) -> None:
         text = describe(analyze(np.full(1500, 2.3), records(1500, {"a": 0.001}, 700)))
-        assert text.startswith("Stuck: in 1,500 steps the loss never fell by 10 %")
+        assert text.startswith(
+            "Stuck in the first phase: in 1,500 steps the loss never fell by 10 % below"
+        )
         assert "did not grow more alike" in text
 
     def test_none(self) -> None:
@@ -174,14 +178,15 @@ class TestDescribe:
 
     def test_without_labels(self) -> None:
         text = describe(analyze(loss_curve(600, 1500), None))
-        assert "was not measured (it needs class labels)" in text
+        assert text.startswith("Not known whether features collapsed: the first phase lasted")
+        assert "was not measured: it needs class labels" in text
 
     def test_too_short(self) -> None:
         assert describe(analyze([2.3], None)).startswith("Too short to tell: after 1 step the")
 
     def test_trained_before(self) -> None:
         text = describe(analyze(np.full(1000, 0.3), None, chance_loss=CHANCE))
-        assert "seems to have been trained before" in text
+        assert text.startswith("No first phase: the loss was below chance level from the start")
 
     def test_nonfinite_losses_are_told(self) -> None:
         loss = np.full(1000, 2.3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -14,7 +15,7 @@ from tfc_fast.phases import PhaseSummary, analyze
 
 def mean_cosines(rows: torch.Tensor, labels: torch.Tensor) -> tuple[float, float]:
     """Mean cosine over pairs of one class and over pairs of different classes."""
-    unit = functional.normalize(rows.double(), dim=1)
+    unit = functional.normalize(rows, dim=1)
     cosine = unit @ unit.T
     same = labels[:, None] == labels[None, :]
     within = same & ~torch.eye(len(rows), dtype=torch.bool)
@@ -30,7 +31,7 @@ def train(depth: int, steps: int, seed: int = 0) -> PhaseSummary:
     sizes = [64] + [256] * (depth - 1) + [10]
     weights = [
         (0.41 * (2 / fan_in) ** 0.5 * torch.randn(fan_out, fan_in, generator=generator))
-        for fan_in, fan_out in zip(sizes, sizes[1:], strict=False)
+        for fan_in, fan_out in itertools.pairwise(sizes)
     ]
     for weight in weights:
         weight.requires_grad_()

@@ -161,6 +161,17 @@ def test_parts_are_read_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     assert read_parquet(tmp_path)["step"].tolist() == [0, 0, 1, 1]
 
 
+def test_relative_folder_survives_a_change_of_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    sink = ParquetSink("metrics")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    sink.write(make_records([0]))
+    assert names_in(tmp_path / "metrics") == ["part-00000.parquet"]
+
+
 def test_close_saves_the_rest_and_ends_the_sink(tmp_path: Path) -> None:
     sink = ParquetSink(tmp_path, rows_per_part=1000)
     sink.write(make_records([0]))
@@ -395,6 +406,14 @@ def test_truncate_keeps_exactly_the_steps_asked_for(tmp_path: Path, last_step: i
     kept = before["step"] <= last_step
     assert_same(read_parquet(tmp_path), {name: column[kept] for name, column in before.items()})
     assert [name for name in names_in(tmp_path) if not name.endswith(".parquet")] == []
+
+
+def test_truncate_leaves_earlier_parts_alone(tmp_path: Path) -> None:
+    two_parts(tmp_path)
+    before = (tmp_path / "part-00000.parquet").stat()
+    truncate_parquet(tmp_path, 60)
+    after = (tmp_path / "part-00000.parquet").stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
 def test_run_goes_on_after_truncation(tmp_path: Path) -> None:

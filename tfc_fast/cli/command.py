@@ -21,7 +21,8 @@ class Command:
         examples: Lines to copy, each a whole command.
         configure: Adds its arguments to a parser.
         run: Does the work; returns the exit status. Errors of the user (ValueError, TypeError,
-            OSError, ImportError) pass through it: `main` prints them.
+            OSError, ImportError) pass through it: `main` prints them. None if `configure` adds
+            commands of its own.
     """
 
     name: str
@@ -29,7 +30,7 @@ class Command:
     description: str
     examples: tuple[str, ...]
     configure: Callable[[argparse.ArgumentParser], None]
-    run: Callable[[argparse.Namespace], int]
+    run: Callable[[argparse.Namespace], int] | None = None
 
 
 def examples_epilog(examples: tuple[str, ...]) -> str:
@@ -56,4 +57,5 @@ def add_command(
         allow_abbrev=False,
     )
     command.configure(parser)
-    parser.set_defaults(run=command.run)
+    if command.run is not None:
+        parser.set_defaults(run=command.run)

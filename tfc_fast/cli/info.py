@@ -99,8 +99,8 @@ COMMAND = Command(
     name="info",
     help="versions, instruction set in use, CUDA yes or no and why",
     description=(
-        "Prints versions, the instruction set that the CPU kernels use, whether CUDA kernels are there "
-        "and why,\nand which optional packages are installed."
+        "Prints versions, the instruction set that the CPU kernels use, whether there are CUDA\n"
+        "kernels and why, and which optional packages are installed."
     ),
     examples=("tfc-fast info", "tfc-fast info --json"),
     configure=_configure,

@@ -117,9 +117,7 @@ def _print_result(result: TrainResult) -> None:
 
 def _print_wrapped(text: str, bullet: str = "") -> None:
     width = min(shutil.get_terminal_size().columns, 100)
-    print(
-        textwrap.fill(text, width, initial_indent=bullet, subsequent_indent=" " * len(bullet))
-    )
+    print(textwrap.fill(text, width, initial_indent=bullet, subsequent_indent=" " * len(bullet)))
 
 
 def _shown(path: Path) -> str:
@@ -136,9 +134,10 @@ COMMAND = Command(
     name="train",
     help="train a network, the probe on at every step, and say what happened",
     description=(
-        "Trains an MLP with the probe on at every step and says in plain words whether its features "
-        "collapsed,\nor whether it is stuck and what to try. Settings, records and checkpoints go to "
-        "the folder of the run.\nCtrl-C stops after the current step; --resume goes on from there."
+        "Trains an MLP with the probe on at every step and says in plain words whether its\n"
+        "features collapsed, or whether it is stuck and what to try. Settings, records and\n"
+        "checkpoints go to the folder of the run. Ctrl-C stops after the current step; --resume\n"
+        "goes on from there. Exit status 130 tells of such a stop."
     ),
     examples=(
         "tfc-fast train --depth 7 --out runs/digits",

@@ -14,7 +14,7 @@ from __future__ import annotations
 from tfc_fast.phases.curve import first_phase_end, smoothed_loss
 from tfc_fast.phases.sites import Rise, SitePhase, site_phases
 from tfc_fast.phases.summary import PhaseSummary, Verdict, analyze
-from tfc_fast.phases.words import REMEDY_NOTE, describe, remedies
+from tfc_fast.phases.words import REMEDY_NOTE, describe, details, headline, remedies
 
 __all__ = [
     "REMEDY_NOTE",
@@ -24,7 +24,9 @@ __all__ = [
     "Verdict",
     "analyze",
     "describe",
+    "details",
     "first_phase_end",
+    "headline",
     "remedies",
     "site_phases",
     "smoothed_loss",

@@ -74,11 +74,11 @@ def site_phases(
 
     Example:
         >>> import numpy as np
-        >>> cosines = np.array([0.5, 0.7, 0.9, 0.4])
+        >>> cosines = np.array([0.5, 0.625, 0.75, 0.25])
         >>> records = {"step": np.arange(4), "site": np.array(["relu"] * 4, dtype=object),
         ...            "feature_cos_between": cosines, "grad_cos_within": cosines}
         >>> site_phases(records, 3, window=1)[0].feature_between
-        Rise(start=0.5, peak=0.9, peak_step=2, rise=0.4, fall=0.5)
+        Rise(start=0.5, peak=0.75, peak_step=2, rise=0.25, fall=0.5)
     """
     if window < 1 or window % 2 == 0:
         raise ValueError(f"window: {window} given, an odd number of records is wanted")
@@ -105,14 +105,32 @@ def _by_site(
     step = np.asarray(records["step"], dtype=np.int64)
     feature = np.asarray(records["feature_cos_between"], dtype=np.float64)
     grad = np.asarray(records["grad_cos_within"], dtype=np.float64)
-    codes: dict[str, int] = {}
-    names = np.asarray(records["site"]).tolist()
-    code = np.fromiter((codes.setdefault(name, len(codes)) for name in names), np.int64, len(names))
+    sites, code = site_codes(records["site"])
     order = np.lexsort((step, code))
-    bounds = np.searchsorted(code[order], np.arange(len(codes) + 1))
-    for site, index in codes.items():
+    bounds = np.searchsorted(code[order], np.arange(len(sites) + 1))
+    for index, site in enumerate(sites):
         rows = order[bounds[index] : bounds[index + 1]]
         yield site, step[rows], feature[rows], grad[rows]
+
+
+def site_codes(names: npt.NDArray[Any]) -> tuple[list[str], IntArray]:
+    """The different names in the order in which they come up, and the index of each entry's name.
+
+    Args:
+        names: strings `[n]`.
+
+    Returns:
+        The k names, and int64 `[n]` with values below k.
+
+    Example:
+        >>> site_codes(np.array(["b", "a", "b"]))
+        (['b', 'a'], array([0, 1, 0]))
+    """
+    codes: dict[str, int] = {}
+    entries = np.asarray(names).tolist()
+    indices = (codes.setdefault(name, len(codes)) for name in entries)
+    code = np.fromiter(indices, np.int64, len(entries))
+    return list(codes), code
 
 
 def _rise(steps: IntArray, values: FloatArray, end: int | None, window: int) -> Rise:
@@ -133,12 +151,17 @@ def _rise(steps: IntArray, values: FloatArray, end: int | None, window: int) -> 
 def running_mean(values: FloatArray, window: int) -> FloatArray:
     """Centred mean over `window` values, cut off at the ends, NaN and infinities left out."""
     finite = np.isfinite(values)
-    sums = np.concatenate(([0.0], np.cumsum(np.where(finite, values, 0.0))))
-    counts = np.concatenate(([0], np.cumsum(finite)))
-    index = np.arange(values.size)
-    low = np.maximum(index - window // 2, 0)
-    high = np.minimum(index + window // 2 + 1, values.size)
-    count = counts[high] - counts[low]
+    sums = _window_sums(np.where(finite, values, 0.0), window)
+    counts = _window_sums(finite.astype(np.float64), window)
     mean = np.full(values.shape, np.nan)
-    np.divide(sums[high] - sums[low], count, out=mean, where=count > 0)
+    np.divide(sums, counts, out=mean, where=counts > 0)
     return mean
+
+
+def _window_sums(values: FloatArray, window: int) -> FloatArray:
+    # not differences of one running sum: those would leave rounding errors of the far past
+    if values.size == 0:
+        return values
+    padded = np.pad(values, window // 2)
+    sums: FloatArray = np.lib.stride_tricks.sliding_window_view(padded, window).sum(axis=1)
+    return sums

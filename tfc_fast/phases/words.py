@@ -14,7 +14,7 @@ REMEDY_NOTE = (
 
 
 def describe(summary: PhaseSummary) -> str:
-    """The verdict in a few plain sentences.
+    """The verdict in a few plain sentences: `headline`, a colon, `details`.
 
     Args:
         summary: from `analyze`.
@@ -27,17 +27,63 @@ def describe(summary: PhaseSummary) -> str:
         >>> describe(analyze([2.3] * 30, None))
         'Too short to tell: after 30 steps the loss is still on its first plateau.'
     """
-    if summary.n_steps == 0 or summary.n_nonfinite_losses == summary.n_steps:
-        return "Nothing to judge: no finite loss was recorded."
+    return f"{headline(summary)}: {details(summary)}"
+
+
+def headline(summary: PhaseSummary) -> str:
+    """The verdict in a few words.
+
+    Args:
+        summary: from `analyze`.
+
+    Returns:
+        The words, without a full stop.
+
+    Example:
+        >>> from tfc_fast.phases import analyze
+        >>> headline(analyze([2.3] * 200, None))
+        'Stuck in the first phase'
+    """
+    if summary.n_nonfinite_losses == summary.n_steps:
+        return "Nothing to judge"
+    if summary.always_below_chance:
+        return "No first phase"
+    if summary.verdict == "stuck":
+        return "Stuck in the first phase"
+    if summary.first_phase_end is None:
+        return "Too short to tell"
+    if summary.collapse_site is None:
+        return "Not known whether features collapsed"
+    if summary.verdict == "collapsed":
+        return "Temporary feature collapse"
+    return "No temporary feature collapse"
+
+
+def details(summary: PhaseSummary) -> str:
+    """What the verdict rests on: length of the first phase, loss, rise of the similarity.
+
+    Args:
+        summary: from `analyze`.
+
+    Returns:
+        Sentences in one line; the first one goes on after a headline and a colon.
+
+    Example:
+        >>> from tfc_fast.phases import analyze
+        >>> details(analyze([2.3] * 30, None))
+        'after 30 steps the loss is still on its first plateau.'
+    """
+    if summary.n_nonfinite_losses == summary.n_steps:
+        return "no finite loss was recorded."
     sentences = [_loss_sentence(summary)]
-    if summary.verdict != "none" or summary.first_phase_end is not None:
+    if not summary.always_below_chance and headline(summary) != "Too short to tell":
         sentences.append(_similarity_sentence(summary))
     if summary.n_nonfinite_losses:
         end = ", the last one among them" if math.isnan(summary.final_loss) else ""
         sentences.append(
             f"{summary.n_nonfinite_losses} of {summary.n_steps} losses were not finite{end}."
         )
-    return " ".join(sentence for sentence in sentences if sentence)
+    return " ".join(sentences)
 
 
 def remedies(summary: PhaseSummary) -> list[str]:
@@ -72,38 +118,33 @@ def remedies(summary: PhaseSummary) -> list[str]:
 
 
 def _loss_sentence(summary: PhaseSummary) -> str:
-    end, first = summary.first_phase_end, summary.first_step
     if summary.always_below_chance:
         return (
-            "No first phase to judge: the loss was below chance level from the start, so the "
-            "network seems to have been trained before."
+            "the loss was below chance level from the start, so the network seems to have been "
+            "trained before."
         )
-    if end is None:
-        if summary.verdict == "stuck":
-            return (
-                f"Stuck: in {_count(summary.n_steps)} the loss never fell by "
-                f"{_drop(summary)} below its first plateau{_final(summary, 'it is')}."
-            )
+    end = summary.first_phase_end
+    if end is not None:
+        length = end - (summary.first_step or 0)
+        only = "only " if length < float(summary.thresholds["min_phase"] or 0) else ""
         return (
-            f"Too short to tell: after {_count(summary.n_steps - summary.n_nonfinite_losses)} the "
-            "loss is still on its first plateau."
+            f"the first phase lasted {only}{_count(length)}, then the loss fell"
+            f"{_final(summary, 'to')}."
         )
-    length = end - (first or 0)
-    only = "only " if length < float(summary.thresholds["min_phase"] or 0) else ""
-    course = f"the first phase lasted {only}{_count(length)}, then the loss fell"
-    course += _final(summary, "to")
-    if summary.verdict == "collapsed":
-        return f"Temporary feature collapse: {course}."
-    return f"No temporary feature collapse: {course}."
+    if summary.verdict == "stuck":
+        drop = 100 * float(summary.thresholds["drop"] or 0.0)
+        return (
+            f"in {_count(summary.n_steps)} the loss never fell by {drop:g} % below its first "
+            f"plateau{_final(summary, 'it is')}."
+        )
+    finite = summary.n_steps - summary.n_nonfinite_losses
+    return f"after {_count(finite)} the loss is still on its first plateau."
 
 
 def _similarity_sentence(summary: PhaseSummary) -> str:
     site = next((site for site in summary.sites if site.site == summary.collapse_site), None)
     if site is None:
-        return (
-            "The similarity of features between classes was not measured (it needs class labels), "
-            "so nothing can be said about collapse."
-        )
+        return "The similarity of features between classes was not measured: it needs class labels."
     course = site.feature_between
     if course.rise < float(summary.thresholds["min_rise"] or 0.0):
         return (
@@ -123,10 +164,6 @@ def _similarity_sentence(summary: PhaseSummary) -> str:
 def _largest(sites: tuple[SitePhase, ...]) -> float:
     rises = (site.feature_between.rise for site in sites)
     return max((rise for rise in rises if not math.isnan(rise)), default=math.nan)
-
-
-def _drop(summary: PhaseSummary) -> str:
-    return f"{100 * float(summary.thresholds['drop'] or 0.0):g} %"
 
 
 def _final(summary: PhaseSummary, verb: str) -> str:

@@ -1,4 +1,4 @@
-"""Records on disk as Parquet parts: `part-00000.parquet`, `part-00001.parquet`, …
+"""Records on disk as numbered Parquet parts: `part-00000.parquet`, `part-00001.parquet` and so on.
 
 A part is written under a temporary name, brought to the disk and then renamed, so every part that
 can be seen is whole. Each page carries a checksum: a part that was damaged later is noticed.

@@ -1,5 +1,7 @@
-"""The order of the samples: a pure function of (seed, epoch), so that a step number is all that a
-resumed run needs to go on with the very same batches."""
+"""The order of the samples: a pure function of seed and epoch.
+
+So a step number is all that a resumed run needs to go on with the very same batches.
+"""
 
 from __future__ import annotations
 

@@ -39,13 +39,16 @@ class Checkpoint:
         optimizer: `state_dict` of the optimizer.
         rng: States of torch's generators; see `rng_state`.
         probe: `state_dict` of the probe, None without one.
+        log: Rows of the train log that `train.parquet` did not have yet: tensors `[rows]`, equally
+            long. The log file grows with the run and is not rewritten for every checkpoint.
         settings: The settings of the run, plain values.
 
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     Checkpoint(3, {"w": torch.ones(2)}, {}, rng_state(), None, {}).save(f"{folder}/c.pt")
-        ...     load_checkpoint(f"{folder}/c.pt").model
+        ...     path = f"{folder}/checkpoint.pt"
+        ...     Checkpoint(3, {"w": torch.ones(2)}, {}, rng_state(), None, {}, {}).save(path)
+        ...     load_checkpoint(path).model
         {'w': tensor([1., 1.])}
     """
 
@@ -54,6 +57,7 @@ class Checkpoint:
     optimizer: dict[str, Any]
     rng: dict[str, Any]
     probe: dict[str, Any] | None
+    log: dict[str, torch.Tensor]
     settings: dict[str, Any]
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -110,7 +114,7 @@ def rng_state() -> dict[str, Any]:
         `{"cpu": uint8 tensor, "cuda": list of uint8 tensors}`; the list is empty where CUDA was
         not used.
     """
-    used = torch.cuda.is_available() and torch.cuda.is_initialized()
+    used = torch.cuda.is_available() and torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     return {
         "cpu": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if used else [],

@@ -237,9 +237,7 @@ class TrainConfig:
                 'set momentum=0 or optimizer="sgd"'
             )
         if self.tensorboard and not self.probe:
-            raise ValueError(
-                "tensorboard: given, but probe=False makes no records; set probe=True"
-            )
+            raise ValueError("tensorboard: given, but probe=False makes no records; set probe=True")
         if self.batch_norm and self.batch_size == 1:
             raise ValueError(
                 "batch_size: 1 given, batch_norm needs at least 2 samples per step; "

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from array import array
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,10 @@ import torch
 
 from tfc_fast.run_directory import TRAIN_COLUMNS
 
-__all__ = ["TrainLog"]
+__all__ = ["Columns", "TrainLog"]
+
+Columns: TypeAlias = dict[str, npt.NDArray[Any]]
+"""Name in `TRAIN_COLUMNS` to array, all of one length."""
 
 # How much may wait unread: a chunk bounds the memory, the time keeps the loss shown a fresh one.
 _CHUNK_STEPS = 256
@@ -33,14 +37,15 @@ class TrainLog:
     """
 
     def __init__(self) -> None:
-        self._columns = {name: array("q" if name == "step" else "d") for name in TRAIN_COLUMNS}
+        self._steps = array("q")
+        self._values = {name: array("d") for name in TRAIN_COLUMNS if name != "step"}
         # Of the steps not read yet: loss and number of right answers, on the device.
         self._waiting: list[tuple[torch.Tensor, torch.Tensor, int]] = []
         self._last_read = time.monotonic()
 
     def __len__(self) -> int:
         """Number of steps recorded."""
-        return len(self._columns["step"])
+        return len(self._steps)
 
     def record(
         self,
@@ -62,9 +67,9 @@ class TrainLog:
             lr: Learning rate.
             seconds: Time of the step as the host sees it.
         """
-        self._columns["step"].append(step)
-        self._columns["lr"].append(lr)
-        self._columns["step_seconds"].append(seconds)
+        self._steps.append(step)
+        self._values["lr"].append(lr)
+        self._values["step_seconds"].append(seconds)
         self._waiting.append((loss.detach(), correct, rows))
         if (
             len(self._waiting) >= _CHUNK_STEPS
@@ -75,26 +80,29 @@ class TrainLog:
     @property
     def last_loss(self) -> float | None:
         """The newest loss that was read; None before the first."""
-        losses = self._columns["loss"]
+        losses = self._values["loss"]
         return losses[-1] if losses else None
 
-    def arrays(self) -> dict[str, npt.NDArray[np.int64 | np.float64]]:
-        """Return all columns as new arrays of one length; waits for the device."""
-        self._read()
-        return {
-            name: np.array(column, dtype=np.int64 if name == "step" else np.float64)
-            for name, column in self._columns.items()
-        }
+    def arrays(self, start: int = 0) -> Columns:
+        """Return all columns as new arrays of one length; waits for the device.
 
-    def extend(self, columns: dict[str, npt.NDArray[np.int64 | np.float64]]) -> None:
+        Args:
+            start: Number of rows to leave out at the beginning.
+        """
+        self._read()
+        values = {name: np.array(column[start:]) for name, column in self._values.items()}
+        return {"step": np.array(self._steps[start:], dtype=np.int64), **values}
+
+    def extend(self, columns: Columns) -> None:
         """Add the rows of an earlier log.
 
         Args:
             columns: As `arrays` returns them.
         """
         self._read()
-        for name in TRAIN_COLUMNS:
-            self._columns[name].extend(columns[name].tolist())
+        self._steps.extend(columns["step"].tolist())
+        for name, column in self._values.items():
+            column.extend(columns[name].tolist())
 
     def _read(self) -> None:
         if self._waiting:
@@ -102,7 +110,7 @@ class TrainLog:
             # One transfer for both: float64 holds any loss and count exactly.
             both = torch.stack([torch.stack(losses).double(), torch.stack(correct).double()])
             values = both.cpu().numpy()
-            self._columns["loss"].extend(values[0].tolist())
-            self._columns["accuracy"].extend((values[1] / np.array(rows)).tolist())
+            self._values["loss"].extend(values[0].tolist())
+            self._values["accuracy"].extend((values[1] / np.array(rows)).tolist())
             self._waiting.clear()
         self._last_read = time.monotonic()

@@ -16,6 +16,7 @@ from tfc_fast.run_directory import RunDirectory
 from tfc_fast.trainer.checkpoint import Checkpoint, load_checkpoint
 from tfc_fast.trainer.config import TrainConfig
 from tfc_fast.trainer.environment import environment
+from tfc_fast.trainer.log import Columns
 from tfc_fast.trainer.samples import Samples
 
 __all__ = ["Past", "description", "past_of"]
@@ -81,6 +82,13 @@ class Past:
     def step(self) -> int:
         """Steps done at the checkpoint."""
         return 0 if self.checkpoint is None else self.checkpoint.step
+
+    @property
+    def log_tail(self) -> Columns | None:
+        """Rows of the train log that only the checkpoint has; None without one."""
+        if self.checkpoint is None:
+            return None
+        return {name: column.numpy() for name, column in self.checkpoint.log.items()}
 
     def given(self, name: str) -> bool:
         """Whether the user gave the "model" or "dataset"."""

@@ -76,8 +76,8 @@ def named_config(
     for name in _OF_LOADING:
         if getattr(config, name) != getattr(defaults, name):
             raise ValueError(
-                f"{name}: {getattr(config, name)!r} given, but it does nothing to data of your own; "
-                "prepare them with tfc_fast.data.load_dataset, or leave it out"
+                f"{name}: {getattr(config, name)!r} given, but it does nothing to data of your "
+                "own; prepare them with tfc_fast.data.load_dataset, or leave it out"
             )
     name = given.name if isinstance(given, Dataset) else _OWN
     return dataclasses.replace(config, dataset=name)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from typing import Any
 
-import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -60,6 +58,8 @@ class Session:
     ) -> None:
         self.step = 0
         self.log = TrainLog()
+        self._rows_saved = 0
+        self._schedule = SaveSchedule()
         self._config = config
         self._run = run
         self._model = model.train()
@@ -79,12 +79,11 @@ class Session:
             probe=self._probe,
         )
 
-    def restore(self, checkpoint: Checkpoint, log: dict[str, npt.NDArray[Any]]) -> None:
-        """Bring everything to the state of a checkpoint.
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Bring all but the log to the state of a checkpoint.
 
         Args:
             checkpoint: The checkpoint.
-            log: The train log up to it.
 
         Raises:
             CheckpointError: It does not fit the model.
@@ -100,7 +99,6 @@ class Session:
                 "the run was started with"
             ) from error
         restore_rng(checkpoint.rng)
-        self.log.extend(log)
         self.step = checkpoint.step
 
     def train(self, total: int, stop: StopRequest, bar: ProgressBar) -> None:
@@ -115,7 +113,6 @@ class Session:
             StorageError: A file cannot be written.
         """
         every = self._config.checkpoint_every
-        schedule = SaveSchedule()
         if self.step == 0:
             # The initial weights may be the user's own: nothing else could bring them back.
             self._save_checkpoint()
@@ -127,12 +124,11 @@ class Session:
             self.step += 1
             self.log.record(self.step, loss, correct, rows=rows, lr=lr, seconds=seconds)
             bar.advance(self.log.last_loss)
+            if self._schedule.due():
+                self.save_records()
             if every and self.step % every == 0 and self.step < total:
-                with schedule.saving():
-                    self._save_checkpoint()
-            elif schedule.due():
-                with schedule.saving():
-                    self.save_records()
+                self._save_checkpoint()
+        self.save_records()
         self._save_checkpoint()
 
     def save_records(self) -> None:
@@ -141,9 +137,10 @@ class Session:
         Raises:
             StorageError: A file cannot be written.
         """
-        if self._probe is not None:
-            self._probe.flush()
-        self._run.write_train(self.log.arrays())
+        with self._schedule.saving():
+            self._flush_probe()
+            self._run.write_train(self.log.arrays())
+            self._rows_saved = len(self.log)
 
     def overhead(self) -> dict[str, float | int] | None:
         """Return what the probe cost, None without one."""
@@ -185,13 +182,19 @@ class Session:
         return sinks
 
     def _save_checkpoint(self) -> None:
-        # Records and log first: a checkpoint on disk promises that all before it is there, too.
-        self.save_records()
+        # Records first: a checkpoint on disk promises that all before it is there, too.
+        self._flush_probe()
+        rows = self.log.arrays(start=self._rows_saved)
         Checkpoint(
             step=self.step,
             model=self._model.state_dict(),
             optimizer=self._optimizer.state_dict(),
             rng=rng_state(),
             probe=None if self._probe is None else self._probe.state_dict(),
+            log={name: torch.from_numpy(column) for name, column in rows.items()},
             settings=self._config.to_dict(),
         ).save(self._run.checkpoint_path)
+
+    def _flush_probe(self) -> None:
+        if self._probe is not None:
+            self._probe.flush()

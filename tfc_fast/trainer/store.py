@@ -1,4 +1,4 @@
-"""What a training run does to its folder: claim it, wind it back to a checkpoint, save as it goes."""
+"""What a training run does to its folder: claim it, lock it, wind it back, save as it goes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tfc_fast.files import DamagedFileError, StorageError, storage_error
+from tfc_fast.files import DamagedFileError, storage_error
 from tfc_fast.run_directory import RunDirectory
 from tfc_fast.sinks.parquet import truncate_parquet
 
@@ -28,7 +28,7 @@ _SAVE_SHARE = 50
 
 
 class SaveSchedule:
-    """Says when to save next: every two seconds, but never for more than a fiftieth of the time.
+    """Says when to save the log next: every two seconds, for at most a fiftieth of the time.
 
     Saving rewrites the whole log, so its cost grows with the run; the pauses grow with it.
 
@@ -123,7 +123,9 @@ def discard(run: RunDirectory) -> None:
             folder.rmdir()
 
 
-def rewind(run: RunDirectory, step: int) -> dict[str, npt.NDArray[Any]]:
+def rewind(
+    run: RunDirectory, step: int, tail: dict[str, npt.NDArray[Any]] | None = None
+) -> dict[str, npt.NDArray[Any]]:
     """Bring a folder back to how it was after a step, so that the run can go on from there.
 
     Records beyond the step are dropped, and with them the summary, which spoke of another end.
@@ -131,6 +133,7 @@ def rewind(run: RunDirectory, step: int) -> dict[str, npt.NDArray[Any]]:
     Args:
         run: The run.
         step: Number of steps done at the checkpoint; 0 for none.
+        tail: Last rows of the train log up to the step, as far as the checkpoint has them.
 
     Returns:
         The train log up to the step.
@@ -147,6 +150,9 @@ def rewind(run: RunDirectory, step: int) -> dict[str, npt.NDArray[Any]]:
         _remove(run.train_path)
     log = run.read_train()
     log = {name: column[log["step"] <= step] for name, column in log.items()}
+    if tail is not None:
+        new = tail["step"] > len(log["step"])
+        log = {name: np.concatenate([column, tail[name][new]]) for name, column in log.items()}
     if not np.array_equal(log["step"], np.arange(1, step + 1)):
         raise DamagedFileError(
             f"{run.train_path} lacks steps before the checkpoint at step {step}; restore it, or "

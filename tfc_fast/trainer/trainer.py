@@ -194,13 +194,10 @@ class Trainer:
     def _session(self) -> Iterator[Session]:
         """A session at the first step to do; however it ends, the model is given back."""
         config, run, past = self._config, self._run, self._past
-        log = None
+        done = 0 if past is None else past.step
         if past is None:
             claim(run, overwrite=self._overwrite)
             run.write_json(run.config_path, self._description)
-        else:
-            log = rewind(run, past.step)
-            run.write_json(run.config_path, past.continued(self._description))
         torch.manual_seed(config.seed)
         session: Session | None = None
         try:
@@ -211,17 +208,21 @@ class Trainer:
                 self._batches,
                 num_classes=self._samples.num_classes,
                 sinks=self._sinks,
-                done=0 if past is None else past.step,
+                done=done,
             )
-            if past is not None and past.checkpoint is not None and log is not None:
-                session.restore(past.checkpoint, log)
+            if past is not None:
+                # The files last: a checkpoint that does not fit must leave them as they are.
+                if past.checkpoint is not None:
+                    session.restore(past.checkpoint)
+                session.log.extend(rewind(run, done, past.log_tail))
+                run.write_json(run.config_path, past.continued(self._description))
             yield session
             session.close()
         except Exception as error:
             if past is None and (session is None or session.step == 0):
                 # Nothing was trained: the next try shall not find a run in its way.
                 discard(run)
-            elif session is not None and not isinstance(error, OSError):
+            elif session is not None and session.step > done and not isinstance(error, OSError):
                 # A model that fails in the middle costs no record of the steps before.
                 session.save_records()
                 session.close()

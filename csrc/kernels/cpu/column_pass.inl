@@ -16,43 +16,75 @@ TFC_INLINE double sum_tile(const double* lane) {
   return half[0];
 }
 
+// Past the last segment of the class that begins at segment `begin`.
+TFC_INLINE int64_t class_end(const ColumnPass& pass, int64_t begin) {
+  int64_t end = begin + 1;
+  while (end < pass.num_segments && pass.segments[end].label == pass.segments[begin].label) ++end;
+  return end;
+}
+
 // |sum over all rows|^2 and sum over classes of |sum over the class|^2, lane by lane.
 template <typename Sum>
 TFC_INLINE void square_sums(const ColumnPass& pass, const Sum* sums, int64_t begin, int count, double* all,
                             double* within) {
   double total[kTile] = {};
-  double of_class[kTile] = {};
-  for (int64_t s = 0; s < pass.num_segments; ++s) {
+  for (int64_t s = 0, end = 0; s < pass.num_segments; s = end) {
+    end = class_end(pass, s);
     const Sum* segment = sums + s * pass.width + begin;
-    for (int j = 0; j < count; ++j) of_class[j] += (double)segment[j];
-    const bool class_ends = s + 1 == pass.num_segments || pass.segments[s + 1].label != pass.segments[s].label;
-    if (!class_ends) continue;
+    if (end == s + 1) {  // small classes are one segment: no need to gather it first
+      for (int j = 0; j < count; ++j) {
+        const double of_class = (double)segment[j];
+        within[j] += of_class * of_class;
+        total[j] += of_class;
+      }
+      continue;
+    }
+    double of_class[kTile];
+    for (int j = 0; j < count; ++j) of_class[j] = (double)segment[j];
+    for (++s; s < end; ++s) {
+      segment += pass.width;
+      for (int j = 0; j < count; ++j) of_class[j] += (double)segment[j];
+    }
     for (int j = 0; j < count; ++j) {
       within[j] += of_class[j] * of_class[j];
       total[j] += of_class[j];
-      of_class[j] = 0;
     }
   }
   for (int j = 0; j < count; ++j) all[j] += total[j] * total[j];
 }
 
+// k (k - n) needs 64 bits only for classes of more rows than that.
+constexpr int64_t kRowsIn32Bits = 46340;
+
+TFC_INLINE void add_class(const int32_t* of_class, int64_t class_rows, int count, int32_t* open, int64_t* disagree) {
+  if (class_rows <= kRowsIn32Bits) {
+    const int32_t rows = (int32_t)class_rows;
+    for (int j = 0; j < count; ++j) disagree[j] += of_class[j] * (of_class[j] - rows);
+  } else {
+    for (int j = 0; j < count; ++j) disagree[j] += (int64_t)of_class[j] * (of_class[j] - class_rows);
+  }
+  for (int j = 0; j < count; ++j) open[j] += of_class[j];
+}
+
 TFC_INLINE void count_gates(const ColumnPass& pass, int64_t begin, int count, ColumnTotals& totals) {
   int32_t open[kTile] = {};
-  int32_t of_class[kTile] = {};
   int64_t disagree[kTile] = {};
-  int64_t class_rows = 0;
-  for (int64_t s = 0; s < pass.num_segments; ++s) {
+  for (int64_t s = 0, end = 0; s < pass.num_segments; s = end) {
+    end = class_end(pass, s);
     const int32_t* segment = pass.gates + s * pass.width + begin;
-    for (int j = 0; j < count; ++j) of_class[j] += segment[j];
-    class_rows += pass.segments[s].rows;
-    const bool class_ends = s + 1 == pass.num_segments || pass.segments[s + 1].label != pass.segments[s].label;
-    if (!class_ends) continue;
-    for (int j = 0; j < count; ++j) {
-      disagree[j] += (int64_t)of_class[j] * (of_class[j] - class_rows);
-      open[j] += of_class[j];
-      of_class[j] = 0;
+    int64_t class_rows = pass.segments[s].rows;
+    if (end == s + 1) {
+      add_class(segment, class_rows, count, open, disagree);
+      continue;
     }
-    class_rows = 0;
+    int32_t of_class[kTile];
+    for (int j = 0; j < count; ++j) of_class[j] = segment[j];
+    for (++s; s < end; ++s) {
+      segment += pass.width;
+      class_rows += pass.segments[s].rows;
+      for (int j = 0; j < count; ++j) of_class[j] += segment[j];
+    }
+    add_class(of_class, class_rows, count, open, disagree);
   }
   for (int j = 0; j < count; ++j) {
     totals.disagree_within += disagree[j];
@@ -63,9 +95,24 @@ TFC_INLINE void count_gates(const ColumnPass& pass, int64_t begin, int count, Co
   }
   if (pass.last_open == nullptr) return;
   for (int j = 0; j < count; ++j) {
-    if (open[j] > 0) pass.last_open[begin + j] = pass.step;
-    if (open[j] < pass.rows) pass.last_shut[begin + j] = pass.step;
+    int32_t& last_open = pass.last_open[begin + j];
+    int32_t& last_shut = pass.last_shut[begin + j];
+    last_open = open[j] > 0 ? pass.step : last_open;
+    last_shut = open[j] < pass.rows ? pass.step : last_shut;
   }
+}
+
+TFC_INLINE void sum_units(const ColumnPass& pass, int64_t begin, int count, double (*all)[kTile],
+                          double (*within)[kTile], ColumnTotals& totals) {
+  for (int t = 0; t < 2; ++t) {
+    if (pass.sums[t] == nullptr) continue;
+    if (pass.sums_are_double) {
+      square_sums(pass, (const double*)pass.sums[t], begin, count, all[t], within[t]);
+    } else {
+      square_sums(pass, (const float*)pass.sums[t], begin, count, all[t], within[t]);
+    }
+  }
+  if (pass.gates != nullptr) count_gates(pass, begin, count, totals);
 }
 
 void column_pass(const ColumnPass& pass, int64_t first_strip, int64_t last_strip) {
@@ -75,16 +122,12 @@ void column_pass(const ColumnPass& pass, int64_t first_strip, int64_t last_strip
     double all[2][kTile] = {};
     double within[2][kTile] = {};
     for (int64_t begin = strip * kStripUnits; begin < strip_end; begin += kTile) {
-      const int count = strip_end - begin < kTile ? (int)(strip_end - begin) : kTile;
-      for (int t = 0; t < 2; ++t) {
-        if (pass.sums[t] == nullptr) continue;
-        if (pass.sums_are_double) {
-          square_sums(pass, (const double*)pass.sums[t], begin, count, all[t], within[t]);
-        } else {
-          square_sums(pass, (const float*)pass.sums[t], begin, count, all[t], within[t]);
-        }
+      // A whole tile has a length that the compiler knows.
+      if (strip_end - begin >= kTile) {
+        sum_units(pass, begin, kTile, all, within, totals);
+      } else {
+        sum_units(pass, begin, (int)(strip_end - begin), all, within, totals);
       }
-      if (pass.gates != nullptr) count_gates(pass, begin, count, totals);
     }
     for (int t = 0; t < 2; ++t) {
       totals.all[t] = sum_tile(all[t]);

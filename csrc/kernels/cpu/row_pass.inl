@@ -18,13 +18,11 @@ namespace {
 constexpr int kBlock = 4;
 constexpr int64_t kRun = 16 * kLanes;
 
-// What is known of one row: |x| = norm; unit row = x * scale when `direct`, else (x * pre) * scale
-// in double.
+// A row whose squares left the range of the fast loops: unit row = (x * pre) * scale, in double.
 struct RowNorm {
-  double norm;
+  double norm;  // 0: the row is left out
   double pre;
   double scale;
-  bool direct;
   bool finite;
 };
 
@@ -43,10 +41,10 @@ RowNorm norm_in_double(const T* x, int64_t width) {
     const double value = (double)Element<T>::one(x + j);
     squares += value * value;
   }
-  if (!(squares <= __DBL_MAX__)) return {0, 1, 0, true, false};
-  if (squares == 0) return {0, 1, 0, true, true};
+  if (!(squares <= __DBL_MAX__)) return {0, 1, 0, false};
+  if (squares == 0) return {0, 1, 0, true};
   const double norm = __builtin_sqrt(squares);
-  return {norm, 1, 1.0 / norm, false, true};
+  return {norm, 1, 1.0 / norm, true};
 }
 
 // double: scaled by a power of two, which is exact, so that the largest entry is near 1.
@@ -59,32 +57,20 @@ RowNorm norm_in_double<double>(const double* x, int64_t width) {
     finite &= magnitude <= __DBL_MAX__;
     largest = magnitude > largest ? magnitude : largest;
   }
-  if (!finite || largest == 0) return {0, 1, 0, true, finite};
+  if (!finite || largest == 0) return {0, 1, 0, finite};
   const int exponent = __builtin_ilogb(largest);
   const double pre = __builtin_ldexp(1.0, exponent < -1000 ? 1000 : -exponent);
   double squares = 0;
   for (int64_t j = 0; j < width; ++j) squares += (x[j] * pre) * (x[j] * pre);
   const double scaled = __builtin_sqrt(squares);
-  return {scaled / pre, pre, 1.0 / scaled, false, true};
+  return {scaled / pre, pre, 1.0 / scaled, true};
 }
 
 template <typename T>
-TFC_INLINE RowNorm row_norm(double squares, const T* x, int64_t width) {
+TFC_INLINE bool in_range(double squares) {
   constexpr double kLow = sizeof(T) == 8 ? 0x1p-900 : 0x1p-80;
   constexpr double kHigh = sizeof(T) == 8 ? 0x1p+900 : 0x1p+120;
-  RowNorm row;
-  if (squares >= kLow && squares <= kHigh) {
-    row.norm = __builtin_sqrt(squares);
-    row.pre = 1.0;
-    row.scale = 1.0 / row.norm;
-    row.direct = true;
-    row.finite = true;
-    return row;
-  }
-  row = norm_in_double(x, width);
-  // 1 / norm fits a float with room to spare: take the fast loop all the same.
-  if (sizeof(T) < 8 && row.norm > 0x1p-120 && row.norm < 0x1p+120) row.direct = true;
-  return row;
+  return squares >= kLow && squares <= kHigh;
 }
 
 // sum[j] += row[j] / |row| for kRows rows at once, in the order given.
@@ -108,32 +94,92 @@ TFC_INLINE void add_unit_rows(typename Element<T>::Sum* sum, bool first, const T
 }
 
 template <typename T>
-TFC_INLINE void add_unit_block(typename Element<T>::Sum* sum, bool first, const T* const* rows,
-                               const RowNorm* norms, int count, int64_t width) {
-  using Sum = typename Element<T>::Sum;
-  const T* direct[kBlock];
-  Sum scale[kBlock];
-  int directs = 0;
-  for (int r = 0; r < count; ++r) {
-    if (norms[r].norm > 0 && norms[r].direct) {
-      direct[directs] = rows[r];
-      scale[directs++] = (Sum)norms[r].scale;
-    }
-  }
-  switch (directs) {
-    case 4: add_unit_rows<T, 4>(sum, first, direct, scale, width); break;
-    case 3: add_unit_rows<T, 3>(sum, first, direct, scale, width); break;
-    case 2: add_unit_rows<T, 2>(sum, first, direct, scale, width); break;
-    case 1: add_unit_rows<T, 1>(sum, first, direct, scale, width); break;
+TFC_INLINE void add_unit_rows(typename Element<T>::Sum* sum, bool first, const T* const* rows,
+                              const typename Element<T>::Sum* scale, int count, int64_t width) {
+  switch (count) {
+    case 4: return add_unit_rows<T, 4>(sum, first, rows, scale, width);
+    case 3: return add_unit_rows<T, 3>(sum, first, rows, scale, width);
+    case 2: return add_unit_rows<T, 2>(sum, first, rows, scale, width);
+    case 1: return add_unit_rows<T, 1>(sum, first, rows, scale, width);
     default:
-      if (first) std::memset(sum, 0, width * sizeof(Sum));
+      if (first) std::memset(sum, 0, width * sizeof(*sum));
   }
+}
+
+struct TensorTotals {
+  int32_t valid = 0, zero = 0;
+  double norm = 0;
+};
+
+// A block in which some row is out of range: such rows are added one by one, after the others.
+// Returns which rows are finite, as bits.
+template <typename T>
+__attribute__((noinline)) unsigned add_unusual_block(typename Element<T>::Sum* sum, bool first, const T* const* rows,
+                                                     const double* squares, int count, int64_t width,
+                                                     TensorTotals& totals) {
+  using Sum = typename Element<T>::Sum;
+  const T* usual[kBlock];
+  Sum scale[kBlock];
+  const T* unusual[kBlock];
+  RowNorm norms[kBlock];
+  int usuals = 0, unusuals = 0;
+  unsigned finite = (1u << count) - 1;
   for (int r = 0; r < count; ++r) {
-    if (norms[r].norm > 0 && !norms[r].direct) {
-      for (int64_t j = 0; j < width; ++j) {
-        sum[j] += (Sum)((double)Element<T>::one(rows[r] + j) * norms[r].pre * norms[r].scale);
-      }
+    RowNorm row = {0, 1, 0, true};
+    const bool ranged = in_range<T>(squares[r]);
+    if (ranged) {
+      row.norm = __builtin_sqrt(squares[r]);
+      row.scale = 1.0 / row.norm;
+    } else {
+      row = norm_in_double(rows[r], width);
     }
+    if (!row.finite) finite &= ~(1u << r);
+    totals.norm += row.norm;
+    totals.valid += row.norm > 0;
+    totals.zero += row.finite && row.norm == 0;
+    if (row.norm == 0) continue;
+    // 1 / norm fits a float with room to spare: the fast loop will do all the same.
+    const bool fits = sizeof(T) < 8 && row.norm > 0x1p-120 && row.norm < 0x1p+120;
+    if (ranged || fits) {
+      usual[usuals] = rows[r];
+      scale[usuals++] = (Sum)row.scale;
+    } else {
+      unusual[unusuals] = rows[r];
+      norms[unusuals++] = row;
+    }
+  }
+  add_unit_rows<T>(sum, first, usual, scale, usuals, width);
+  for (int r = 0; r < unusuals; ++r) {
+    for (int64_t j = 0; j < width; ++j) {
+      sum[j] += (Sum)((double)Element<T>::one(unusual[r] + j) * norms[r].pre * norms[r].scale);
+    }
+  }
+  return finite;
+}
+
+template <typename T>
+TFC_INLINE unsigned add_unit_block(typename Element<T>::Sum* sum, bool first, const T* const* rows,
+                                   const double* squares, int count, int64_t width, TensorTotals& totals) {
+  using Sum = typename Element<T>::Sum;
+  bool usual = true;
+  for (int r = 0; r < count; ++r) usual &= in_range<T>(squares[r]);
+  if (__builtin_expect(!usual, 0)) return add_unusual_block(sum, first, rows, squares, count, width, totals);
+  Sum scale[kBlock];
+  double norm[kBlock];
+  for (int r = 0; r < kBlock; ++r) norm[r] = __builtin_sqrt(squares[r]);
+  for (int r = 0; r < kBlock; ++r) scale[r] = (Sum)(1.0 / norm[r]);
+  for (int r = 0; r < count; ++r) totals.norm += norm[r];
+  totals.valid += count;
+  add_unit_rows<T>(sum, first, rows, scale, count, width);
+  return (1u << count) - 1;
+}
+
+// gate_through counts a NaN as open, since ReLU's own backward lets it through: take those back.
+template <typename T>
+__attribute__((noinline)) void close_nan_gates(const T* feature, int64_t width, int32_t* gates) {
+  for (int64_t j = 0; j < width; ++j) {
+    const auto value = Element<T>::one(feature + j);
+    gates[j] -= value != value;
   }
 }
 
@@ -158,14 +204,20 @@ TFC_INLINE void scan_block(const T* const* feature, const T* const* gradient, T*
     for (; j < stop; j += kLanes) {
       Ints open = zeros<Ints>();
       if (kCounts && !first) open = load<int32_t, NativeInt>(gates + j);
+      // All loads before the first store: large tensors begin at the same offset of a page, so a
+      // load right after a store to the same column of another row would wait for it (4K aliasing).
+      Row f[kRows], g[kRows];
       for (int r = 0; r < kRows; ++r) {
-        const Row f = Element<T>::read(feature[r] + j);
-        if constexpr (kCounts) count_positive(open, f);
-        if constexpr (kCosines) add_square(sum_f[r], f);
-        if constexpr (kGradient) {
-          const Row g = Element<T>::read(gradient[r] + j);
-          add_square(sum_g[r], g);
-          if constexpr (kWrites) Element<T>::gate_through(grad_in[r] + j, f, gradient[r] + j, g);
+        f[r] = Element<T>::read(feature[r] + j);
+        if constexpr (kGradient) g[r] = Element<T>::read(gradient[r] + j);
+      }
+      for (int r = 0; r < kRows; ++r) {
+        if constexpr (kCosines) add_square(sum_f[r], f[r]);
+        if constexpr (kGradient) add_square(sum_g[r], g[r]);
+        if constexpr (kWrites) {
+          Element<T>::gate_through(grad_in[r] + j, open, f[r], gradient[r] + j, g[r]);
+        } else if constexpr (kCounts) {
+          count_positive(open, f[r]);
         }
       }
       if constexpr (kCounts) store<int32_t, NativeInt>(gates + j, open);
@@ -183,7 +235,7 @@ TFC_INLINE void scan_block(const T* const* feature, const T* const* gradient, T*
       alignas(64) T lane[kLanes];
       copy_some(lane, feature[r] + j, rest);
       const Row f = Element<T>::read(lane);
-      if constexpr (kCounts) count_positive(open, f);
+      if constexpr (kCounts && !kWrites) count_positive(open, f);
       Row sum = zeros<Row>();
       add_square(sum, f);
       if constexpr (kCosines) add_widened(wide_f[r], sum);
@@ -194,8 +246,9 @@ TFC_INLINE void scan_block(const T* const* feature, const T* const* gradient, T*
         add_square(sum, g);
         add_widened(wide_g[r], sum);
         if constexpr (kWrites) {
+          // The padding lanes are shut, as their features are zero.
           alignas(64) T out[kLanes];
-          Element<T>::gate_through(out, f, lane, g);
+          Element<T>::gate_through(out, open, f, lane, g);
           std::memcpy(grad_in[r] + j, out, rest * sizeof(T));
         }
       }
@@ -215,43 +268,47 @@ void row_pass(const RowPass& pass, int64_t first_segment, int64_t last_segment) 
   constexpr int kTensors = kJob == Job::kPair || kJob == Job::kReluBackward ? 2 : kJob == Job::kGates ? 0 : 1;
   const int64_t width = pass.width;
   for (int64_t s = first_segment; s < last_segment; ++s) {
-    const Segment segment = pass.segments[s];
+    const Segment& segment = pass.segments[s];
     int32_t* gates = kJob == Job::kCosine ? nullptr : pass.gates + s * width;
-    SegmentTotals totals = {};
+    TensorTotals tensors[2];
+    int32_t nonfinite = 0;
     for (int32_t begin = 0; begin < segment.rows; begin += kBlock) {
       const int count = segment.rows - begin < kBlock ? segment.rows - begin : kBlock;
-      const T* rows[2][kBlock];
-      T* grad_in[kBlock];
+      const bool first = begin == 0;
+      const T* f[kBlock];
+      const T* g[kBlock];
+      T* out[kBlock];
       for (int r = 0; r < count; ++r) {
         const int64_t position = segment.begin + begin + r;
         const int64_t row = pass.order ? pass.order[position] : position;
-        rows[0][r] = (const T*)pass.feature + row * pass.feature_stride;
-        if (kTensors == 2) rows[1][r] = (const T*)pass.gradient + row * pass.gradient_stride;
-        if (kJob == Job::kReluBackward) grad_in[r] = (T*)pass.grad_in + row * pass.grad_in_stride;
+        f[r] = (const T*)pass.feature + row * pass.feature_stride;
+        if (kTensors == 2) g[r] = (const T*)pass.gradient + row * pass.gradient_stride;
+        if (kJob == Job::kReluBackward) out[r] = (T*)pass.grad_in + row * pass.grad_in_stride;
       }
-      double squares[2][kBlock];
-      const bool first = begin == 0;
+      double squares[2][kBlock] = {};
       switch (count) {
-        case 4: scan_block<T, kJob, 4>(rows[0], rows[1], grad_in, width, gates, first, squares); break;
-        case 3: scan_block<T, kJob, 3>(rows[0], rows[1], grad_in, width, gates, first, squares); break;
-        case 2: scan_block<T, kJob, 2>(rows[0], rows[1], grad_in, width, gates, first, squares); break;
-        default: scan_block<T, kJob, 1>(rows[0], rows[1], grad_in, width, gates, first, squares);
+        case 4: scan_block<T, kJob, 4>(f, g, out, width, gates, first, squares); break;
+        case 3: scan_block<T, kJob, 3>(f, g, out, width, gates, first, squares); break;
+        case 2: scan_block<T, kJob, 2>(f, g, out, width, gates, first, squares); break;
+        default: scan_block<T, kJob, 1>(f, g, out, width, gates, first, squares);
       }
-      bool finite[kBlock] = {true, true, true, true};
+      unsigned finite = (1u << count) - 1;
       for (int t = 0; t < kTensors; ++t) {
-        RowNorm norms[kBlock];
-        for (int r = 0; r < count; ++r) {
-          norms[r] = row_norm(squares[t][r], rows[t][r], width);
-          finite[r] &= norms[r].finite;
-          totals.valid[t] += norms[r].norm > 0;
-          totals.zero[t] += norms[r].finite && norms[r].norm == 0;
-          totals.norm[t] += norms[r].norm;
+        const unsigned of_tensor = add_unit_block((Sum*)pass.sums[t] + s * width, first, t == 0 ? f : g, squares[t],
+                                                  count, width, tensors[t]);
+        if (kJob == Job::kReluBackward && t == 0 && of_tensor != finite) {
+          for (int r = 0; r < count; ++r) {
+            if (!(of_tensor >> r & 1)) close_nan_gates(f[r], width, gates);
+          }
         }
-        add_unit_block((Sum*)pass.sums[t] + s * width, first, rows[t], norms, count, width);
+        finite &= of_tensor;
       }
-      for (int r = 0; r < count; ++r) totals.nonfinite += !finite[r];
+      nonfinite += count - __builtin_popcount(finite);
     }
-    pass.totals[s] = totals;
+    pass.totals[s] = {{tensors[0].valid, tensors[1].valid},
+                      {tensors[0].zero, tensors[1].zero},
+                      nonfinite,
+                      {tensors[0].norm, tensors[1].norm}};
   }
 }
 

@@ -1,0 +1,230 @@
+"""Slow, obvious float64 twins of the package's statistics, for tests and benchmarks.
+
+They look at every pair of rows: n x n matrices, no sums of unit rows, no counts per class. Rows are
+brought to a largest entry near 1 by a power of two, which is exact, so that 1e-300 is as good as 1.
+Gate statistics are exact fractions.
+
+Arrays are tensors or numpy arrays `[n, ...]` of any float dtype and strides.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+Array: TypeAlias = "torch.Tensor | npt.NDArray[Any]"
+Floats: TypeAlias = "npt.NDArray[np.float64]"
+Mask: TypeAlias = "npt.NDArray[np.bool_]"
+
+_KINDS = ("all", "within", "between")
+
+
+class CosineMeans(NamedTuple):
+    all: float
+    within: float
+    between: float
+    n_rows: int
+    n_zero: int
+    n_nonfinite: int
+
+
+class GateStats(NamedTuple):
+    """Exact fractions; NaN where nothing was measured."""
+
+    active_rate: Fraction | float
+    dead_frac: Fraction | float
+    always_on_frac: Fraction | float
+    agreement_all: Fraction | float
+    agreement_within: Fraction | float
+    agreement_between: Fraction | float
+    n_rows: int
+
+
+def group_labels(
+    labels: Array, num_classes: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Rows sorted by class, rows of one class as they lie, and where each class begins."""
+    values = [int(label) for label in labels]
+    order = [row for c in range(num_classes) for row, label in enumerate(values) if label == c]
+    class_ptr = [sum(label < c for label in values) for c in range(num_classes + 1)]
+    return np.array(order, np.int64), np.array(class_ptr, np.int64)
+
+
+def mean_cosine(x: Array, labels: Array | None = None) -> CosineMeans:
+    """Mean of the cosines of all pairs of valid rows, and within and between classes."""
+    rows = _Rows(x)
+    totals = rows.cosines(labels)
+    return CosineMeans(
+        *(_mean(totals[kind]) for kind in _KINDS),
+        n_rows=int(rows.valid.sum()),
+        n_zero=int(rows.zero.sum()),
+        n_nonfinite=int(rows.nonfinite.sum()),
+    )
+
+
+def gate_stats(features: Array, labels: Array | None = None) -> GateStats:
+    """Rates of open gates, and the mean fraction of units in the same state over pairs of rows."""
+    gates = _Gates()
+    gates.add(features, labels)
+    return gates.stats()
+
+
+def site_record(
+    features: Array | Sequence[Array],
+    grads: Array | Sequence[Array],
+    labels: Array | Sequence[Array] | None = None,
+    *,
+    earlier: Iterable[Array] = (),
+) -> dict[str, float]:
+    """The measured columns of the record of one site and step (`records.COLUMNS[3:]`).
+
+    Args:
+        features: Features of the step: one array `[n, ...]`, or a sequence of one per micro-batch.
+        grads: Gradients with respect to them, likewise.
+        labels: Class of each row, `[n]`, likewise; None: `within` and `between` are NaN.
+        earlier: Features of the earlier steps that the window of `dead_window_frac` reaches back
+            to.
+    """
+    features, grads = _micro_batches(features), _micro_batches(grads)
+    batch_labels = [None] * len(features) if labels is None else _micro_batches(labels)
+    totals = {f"{name}_cos_{kind}": _Total() for name in ("feature", "grad") for kind in _KINDS} | {
+        f"{name}_norm_mean": _Total() for name in ("feature", "grad")
+    }
+    counts = dict.fromkeys(("n_rows", "n_zero_features", "n_zero_grads", "n_nonfinite"), 0)
+    gates = _Gates()
+    for f, g, y in zip(features, grads, batch_labels, strict=True):
+        f_rows, g_rows = _Rows(f), _Rows(g)
+        for name, rows in (("feature", f_rows), ("grad", g_rows)):
+            for kind, total in rows.cosines(y).items():
+                totals[f"{name}_cos_{kind}"].add(total.sum, total.count)
+            totals[f"{name}_norm_mean"].add(math.fsum(rows.norms), len(rows.norms))
+        gates.add(f, y)
+        counts["n_rows"] += len(f)
+        counts["n_zero_features"] += int(f_rows.zero.sum())
+        counts["n_zero_grads"] += int(g_rows.zero.sum())
+        counts["n_nonfinite"] += int((f_rows.nonfinite | g_rows.nonfinite).sum())
+    stats = gates.stats()
+    seen = gates.open_in_some | np.any(
+        [(_as_float64(f) > 0).any(axis=0) for f in earlier] or [False], axis=0
+    )
+    return {
+        **{name: _mean(total) for name, total in totals.items()},
+        "active_rate": float(stats.active_rate),
+        "gate_agreement_all": float(stats.agreement_all),
+        "gate_agreement_within": float(stats.agreement_within),
+        "gate_agreement_between": float(stats.agreement_between),
+        "dead_frac": float(stats.dead_frac),
+        "always_on_frac": float(stats.always_on_frac),
+        "dead_window_frac": float(_fraction(int((~seen).sum()), len(seen) if gates.rows else 0)),
+        **{name: float(count) for name, count in counts.items()},
+    }
+
+
+@dataclass
+class _Total:
+    sum: float = 0.0
+    count: int = 0
+
+    def add(self, sum: float, count: int) -> None:
+        self.sum += sum
+        self.count += count
+
+
+def _mean(total: _Total) -> float:
+    return total.sum / total.count if total.count else math.nan
+
+
+def _fraction(numerator: int, denominator: int) -> Fraction | float:
+    return Fraction(numerator, denominator) if denominator else math.nan
+
+
+def _micro_batches(arrays: Array | Sequence[Array]) -> Sequence[Array]:
+    return arrays if isinstance(arrays, (list, tuple)) else [arrays]
+
+
+def _as_float64(x: Array) -> Floats:
+    if isinstance(x, torch.Tensor):
+        x = x.detach().to(torch.float64).resolve_neg().numpy()
+    return np.asarray(x, np.float64).reshape(len(x), math.prod(x.shape[1:]))
+
+
+def _pairs(labels: Array | None, chosen: Mask) -> dict[str, Mask]:
+    """The pairs of different chosen rows, each once, as masks over the matrix of pairs."""
+    rows = int(chosen.sum())
+    pairs = np.triu(np.ones((rows, rows), np.bool_), k=1)
+    if labels is None:
+        return {"all": pairs, "within": pairs & False, "between": pairs & False}
+    y = np.asarray(labels)[chosen]
+    same = y[:, None] == y[None, :]
+    return {"all": pairs, "within": pairs & same, "between": pairs & ~same}
+
+
+class _Rows:
+    """Which rows of an array are valid, their unit rows and norms."""
+
+    def __init__(self, x: Array) -> None:
+        rows = _as_float64(x)
+        self.nonfinite = ~np.isfinite(rows).all(axis=1)
+        self.zero = (rows == 0).all(axis=1)
+        self.valid = ~self.nonfinite & ~self.zero
+        self.units = rows[self.valid]
+        self.norms = np.empty(len(self.units))
+        for i, row in enumerate(self.units):
+            exponent = math.frexp(np.abs(row).max())[1]
+            scaled = np.ldexp(row, -exponent)
+            length = math.sqrt(scaled @ scaled)
+            self.units[i] = scaled / length
+            with np.errstate(over="ignore"):  # a norm above 1.8e308 is inf
+                self.norms[i] = np.ldexp(length, exponent)
+
+    def cosines(self, labels: Array | None) -> dict[str, _Total]:
+        cosines = self.units @ self.units.T
+        return {
+            kind: _Total(float(cosines[mask].sum()), int(mask.sum()))
+            for kind, mask in _pairs(labels, self.valid).items()
+        }
+
+
+@dataclass
+class _Gates:
+    """Counts of gates over micro-batches; integers throughout."""
+
+    rows: int = 0
+    gates: int = 0
+    open: int = 0
+    agreeing: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_KINDS, 0))
+    compared: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_KINDS, 0))
+    open_in_some: Any = False  # [d] after the first micro-batch
+    open_in_all: Any = True
+
+    def add(self, features: Array, labels: Array | None) -> None:
+        is_open = _as_float64(features) > 0  # a NaN is closed
+        rows, width = is_open.shape
+        self.rows += rows
+        self.gates += rows * width
+        self.open += int(is_open.sum())
+        self.open_in_some = self.open_in_some | is_open.any(axis=0)
+        self.open_in_all = self.open_in_all & is_open.all(axis=0)
+        # Whole numbers below 2^53, so float64 holds them exactly, and its product is the fast one.
+        opened, closed = is_open.astype(np.float64), (~is_open).astype(np.float64)
+        agreeing_units = opened @ opened.T + closed @ closed.T
+        for kind, mask in _pairs(labels, np.ones(rows, np.bool_)).items():
+            self.agreeing[kind] += int(agreeing_units[mask].sum())
+            self.compared[kind] += int(mask.sum()) * width
+
+    def stats(self) -> GateStats:
+        width = len(self.open_in_some) if self.rows else 0
+        return GateStats(
+            _fraction(self.open, self.gates),
+            _fraction(int((~self.open_in_some).sum()), width),
+            _fraction(int(self.open_in_all.sum()), width),
+            *(_fraction(self.agreeing[kind], self.compared[kind]) for kind in _KINDS),
+            n_rows=self.rows,
+        )

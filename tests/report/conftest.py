@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tfc_fast.phases import analyze
+from tfc_fast.records import COLUMNS, COUNT_COLUMNS, Records
+from tfc_fast.run_directory import RunDirectory
+from tfc_fast.sinks import ParquetSink
+
+SITES = ("hidden.0.relu", "hidden.1.relu", "hidden.2.relu")
+
+
+def collapse_loss(steps: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """2.3 for the first half of the steps, then an exponential fall."""
+    step = np.arange(steps)
+    return 2.3 * np.exp(-np.maximum(step - steps // 2, 0) / (steps / 20))
+
+
+def collapse_records(
+    steps: int = 400, sites: tuple[str, ...] = SITES, *, labels: bool = True, every: int = 1
+) -> Records:
+    """Similarities that rise from 0.5 until the middle of the run and fall after it."""
+    count = steps * len(sites)
+    records: Records = {
+        name: np.zeros(count, np.int64) if name in COUNT_COLUMNS else np.full(count, np.nan)
+        for name in COLUMNS
+    }
+    records["step"] = np.repeat(1 + every * np.arange(steps), len(sites))
+    records["site"] = np.array(sites * steps, dtype=object)
+    records["loss"] = np.repeat(collapse_loss(steps), len(sites))
+    records["n_rows"] = np.full(count, 100)
+    hill = np.repeat(
+        np.interp(np.arange(steps), [0, steps / 2, steps], [0.0, 0.3, 0.0]), len(sites)
+    )
+    depth = np.tile(np.linspace(0.5, 1.0, len(sites)), steps)
+    for name in COLUMNS[3:18]:
+        if labels or not name.endswith(("within", "between")):
+            records[name] = 0.5 + depth * hill
+    return records
+
+
+@pytest.fixture
+def records() -> Records:
+    return collapse_records()
+
+
+@pytest.fixture
+def make_records() -> Callable[..., Records]:
+    return collapse_records
+
+
+@pytest.fixture
+def make_run(tmp_path: Path) -> Callable[..., RunDirectory]:
+    """Write a run; each part can be left out, as a killed run leaves it."""
+
+    def make(
+        records: Records | None = None,
+        loss: Any = None,
+        *,
+        config: dict[str, Any] | None = None,
+        summary: dict[str, Any] | None = None,
+    ) -> RunDirectory:
+        run = RunDirectory(tmp_path / "run").create()
+        config = {
+            "settings": {"depth": 4, "lr": 0.05, "batch_norm": False},
+            "versions": {"tfc_fast": "0.1.0", "torch": "2.13.0"},
+            "chance_loss": math.log(10),
+            **(config or {}),
+        }
+        run.write_json(run.config_path, config)
+        if records is not None:
+            with_metrics = ParquetSink(run.metrics_folder)
+            with_metrics.write(records)
+            with_metrics.close()
+        if loss is not None:
+            steps = np.arange(1, len(loss) + 1)
+            rest = {name: np.ones(len(loss)) for name in ("accuracy", "lr", "step_seconds")}
+            run.write_train({"step": steps, "loss": loss, **rest})
+        if summary is not None:
+            analysis = analyze(loss, records, steps=steps, chance_loss=config["chance_loss"])
+            run.write_json(run.summary_path, {**analysis.to_dict(), **summary})
+        return run
+
+    return make

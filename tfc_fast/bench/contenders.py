@@ -1,0 +1,130 @@
+"""Three ways to train the same network: plain, with the probe, with hooks as written by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from tfc_fast.probe import Probe
+
+__all__ = ["CONTENDERS", "Contender", "Naive", "Plain", "Probed"]
+
+_LEARNING_RATE = 0.01
+
+
+class Contender:
+    """A model and its optimizer; `step` is what is timed.
+
+    Args:
+        model: Classifier of `num_classes` classes; trained in place by SGD.
+        num_classes: Number of classes.
+    """
+
+    probe: Probe | None = None
+
+    def __init__(self, model: nn.Module, num_classes: int) -> None:
+        self.model = model
+        self.num_classes = num_classes
+        self.optimizer = torch.optim.SGD(model.parameters(), lr=_LEARNING_RATE)
+
+    def step(self, inputs: torch.Tensor, labels: torch.Tensor) -> None:
+        """Do one training step.
+
+        Args:
+            inputs: float32 `[n, d]`.
+            labels: int64 `[n]`.
+        """
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Give the model back as it was."""
+
+
+class Plain(Contender):
+    """Training and nothing else."""
+
+    def step(self, inputs: torch.Tensor, labels: torch.Tensor) -> None:
+        """Do one training step."""
+        self.optimizer.zero_grad()
+        F.cross_entropy(self.model(inputs), labels).backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+
+
+class Probed(Contender):
+    """Training with `Probe` on all ReLUs, at every step."""
+
+    def __init__(self, model: nn.Module, num_classes: int) -> None:
+        super().__init__(model, num_classes)
+        self.probe: Probe = Probe(model, num_classes=num_classes).attach()
+
+    def step(self, inputs: torch.Tensor, labels: torch.Tensor) -> None:
+        """Do one training step."""
+        self.optimizer.zero_grad()
+        self.probe.batch(labels=labels)
+        loss = F.cross_entropy(self.model(inputs), labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.probe.step(loss=loss)
+        self.optimizer.step()
+
+    def close(self) -> None:
+        """Detach the probe."""
+        self.probe.close()
+
+
+class Naive(Contender):
+    """Training with hooks on all ReLUs that do what comes to mind first.
+
+    Rows are normalised, all their cosines formed (X X^T), and averaged over the pairs of one class
+    and of different classes: for the features in a forward hook, for their gradients in a tensor
+    hook; besides, the rate of open gates. The class masks are made once per step.
+    """
+
+    def __init__(self, model: nn.Module, num_classes: int) -> None:
+        super().__init__(model, num_classes)
+        self.results: dict[str, tuple[torch.Tensor, ...]] = {}
+        self._masks: tuple[torch.Tensor, ...] = ()
+        self._hooks = [
+            module.register_forward_hook(self._hook(name))
+            for name, module in model.named_modules()
+            if isinstance(module, nn.ReLU)
+        ]
+
+    def step(self, inputs: torch.Tensor, labels: torch.Tensor) -> None:
+        """Do one training step."""
+        self.optimizer.zero_grad()
+        same = labels[:, None] == labels[None, :]
+        within = (same & ~torch.eye(len(labels), dtype=torch.bool)).float()
+        between = (~same).float()
+        self._masks = (within, between, within.sum(), between.sum())
+        F.cross_entropy(self.model(inputs), labels).backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+
+    def close(self) -> None:
+        """Remove the hooks."""
+        for hook in self._hooks:
+            hook.remove()
+
+    def _hook(self, name: str) -> Callable[[nn.Module, tuple[torch.Tensor], torch.Tensor], None]:
+        def forward(module: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
+            features = output.detach()
+            self.results[f"{name}.features"] = self._means(features)
+            self.results[f"{name}.gates"] = ((features > 0).float().mean(),)
+            output.register_hook(backward)  # type: ignore[no-untyped-call]
+
+        def backward(gradient: torch.Tensor) -> None:
+            self.results[f"{name}.gradients"] = self._means(gradient)
+
+        return forward
+
+    def _means(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        within, between, num_within, num_between = self._masks
+        unit = F.normalize(rows, dim=1)
+        cosine = unit @ unit.T
+        return (cosine * within).sum() / num_within, (cosine * between).sum() / num_between
+
+
+CONTENDERS: dict[str, type[Contender]] = {"plain": Plain, "probed": Probed, "naive": Naive}
+"""Name to class; "plain" is what the others are compared with."""

@@ -1,0 +1,253 @@
+"""What the probe costs: the same network trained plain, probed, and with naive hooks.
+
+All train interleaved, step by step, in one process, in an order that rotates; each is compared with
+the plain step of the same round. So the machine's moods, which last longer than a round, hit both
+sides of every ratio.
+"""
+
+from __future__ import annotations
+
+import copy
+import gc
+import itertools
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from tfc_fast.bench.contenders import CONTENDERS, Contender
+from tfc_fast.models import MLP
+from tfc_fast.trainer.environment import environment, thread_count
+
+__all__ = ["DEFAULT_SECONDS", "DEFAULT_SHAPES", "Shape", "measure_overhead", "measure_shape"]
+
+NUM_CLASSES = 10
+DEFAULT_SECONDS = 30.0
+"""Time per shape, in seconds: with the default shapes less than four minutes on two cores."""
+
+_BATCHES = 4
+_WARM_UP_ROUNDS = 2
+_WARM_UP_SECONDS = 1.0
+_MIN_ROUNDS = 16
+_MAX_ROUNDS = 2000
+
+
+class Shape(NamedTuple):
+    """Size of a measurement: samples per step and units per layer."""
+
+    batch: int
+    width: int
+
+    @classmethod
+    def parse(cls, text: str) -> Shape:
+        """Read a shape.
+
+        Args:
+            text: As "256x512".
+
+        Raises:
+            ValueError: It is not of that form, or a number is 0.
+
+        Example:
+            >>> Shape.parse("256x512")
+            Shape(batch=256, width=512)
+        """
+        batch, _, width = text.strip().partition("x")
+        if not (batch.isdecimal() and width.isdecimal() and int(batch) and int(width)):
+            raise ValueError(f"shapes: {text!r} given, BATCHxWIDTH is wanted, as 256x512")
+        return cls(int(batch), int(width))
+
+
+DEFAULT_SHAPES = tuple(
+    map(Shape.parse, ("64x128", "128x256", "256x512", "1024x512", "1024x1024", "4096x1024"))
+)
+"""From a batch that is over in less than a millisecond to one far larger than the cache."""
+
+
+def measure_overhead(
+    shapes: Sequence[Shape] = DEFAULT_SHAPES,
+    *,
+    providers: Sequence[str] = ("plain", "probed", "naive"),
+    depth: int = 9,
+    steps: int | None = None,
+    seconds: float = DEFAULT_SECONDS,
+    threads: int | None = None,
+    on_shape: Callable[[dict[str, Any]], None] | None = None,
+) -> dict[str, Any]:
+    """Measure every shape.
+
+    Args:
+        shapes: Batch and width of each.
+        providers: Names of `CONTENDERS`; "plain" is among them.
+        depth: Number of linear layers.
+        steps: Steps per shape; None: as many as fit into `seconds`.
+        seconds: Time per shape, in seconds.
+        threads: CPU threads; None: as torch is set up.
+        on_shape: Called with the result of each shape as soon as it is there.
+
+    Returns:
+        Settings, machine, versions, and `shapes`: the results of `measure_shape`.
+
+    Raises:
+        ValueError: A provider is unknown, "plain" is missing, or a number is out of range.
+    """
+    unknown = [name for name in providers if name not in CONTENDERS]
+    if unknown:
+        raise ValueError(f"providers: {unknown[0]!r} given, known are {', '.join(CONTENDERS)}")
+    if "plain" not in providers:
+        raise ValueError("providers: plain is missing, with which the others are compared; add it")
+    for name, value in (("steps", steps), ("depth", depth), ("threads", threads)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name}: {value} given, at least 1 is wanted")
+    if not seconds > 0:
+        raise ValueError(f"seconds: {seconds} given, more than 0 is wanted")
+    results = []
+    with thread_count(threads):
+        machine = environment(torch.device("cpu"))
+        for shape in shapes:
+            results.append(
+                measure_shape(shape, providers=providers, depth=depth, steps=steps, seconds=seconds)
+            )
+            if on_shape is not None:
+                on_shape(results[-1])
+    return {
+        "benchmark": "overhead",
+        "settings": {
+            "depth": depth,
+            "num_classes": NUM_CLASSES,
+            "dtype": "float32",
+            "optimizer": "sgd",
+            "steps": steps,
+            "seconds": None if steps else seconds,
+            "providers": list(providers),
+        },
+        "device": "cpu",
+        **machine,
+        "shapes": results,
+    }
+
+
+def measure_shape(
+    shape: Shape, *, providers: Sequence[str], depth: int, steps: int | None, seconds: float
+) -> dict[str, Any]:
+    """Measure one shape.
+
+    Args:
+        shape: Batch and width; samples have as many features as layers have units.
+        providers: Names of `CONTENDERS`.
+        depth: Number of linear layers.
+        steps: Steps of plain and probed; None: as many as fit into `seconds`, within limits.
+        seconds: Time in seconds.
+
+    Returns:
+        `batch`, `width`, and for each provider its number of steps, median time in milliseconds
+        and, but for plain, median and quartiles of the ratios to the plain step of the same round;
+        `weights_equal`: whether probed and plain weights agree bitwise at the end, None if one was
+        not measured; `probe`: what the probe says of itself.
+    """
+    generator = torch.Generator().manual_seed(0)
+    model = MLP(shape.width, NUM_CLASSES, depth, shape.width, generator=generator)
+    batches = [
+        (
+            torch.randn(shape.batch, shape.width, generator=generator),
+            torch.randint(NUM_CLASSES, (shape.batch,), generator=generator),
+        )
+        for _ in range(_BATCHES)
+    ]
+    contenders = {
+        name: CONTENDERS[name](copy.deepcopy(model), NUM_CLASSES)
+        for name in CONTENDERS
+        if name in providers
+    }
+    gc.collect()
+    gc.disable()
+    try:
+        times = _times(contenders, batches, steps, seconds)
+    finally:
+        gc.enable()
+        for contender in contenders.values():
+            contender.close()
+    return {**shape._asdict(), **_statistics(times), **_checks(contenders)}
+
+
+def _times(
+    contenders: dict[str, Contender],
+    batches: list[tuple[torch.Tensor, torch.Tensor]],
+    steps: int | None,
+    seconds: float,
+) -> dict[str, list[float]]:
+    """Seconds of every step, one list per contender; NaN where a contender sat a round out."""
+    turns = list(itertools.permutations(contenders))
+    orders = itertools.cycle(turns)
+    feed = itertools.cycle(batches)
+
+    def run_round(leave_out: str | None = None) -> dict[str, float]:
+        inputs, labels = next(feed)
+        times = dict.fromkeys(contenders, math.nan)
+        for name in next(orders):
+            if name != leave_out:
+                step = contenders[name].step
+                began = time.perf_counter()
+                step(inputs, labels)
+                times[name] = time.perf_counter() - began
+        return times
+
+    warm_until = time.perf_counter() + _WARM_UP_SECONDS
+    rounds = 0
+    while rounds < _WARM_UP_ROUNDS or time.perf_counter() < warm_until:
+        last = run_round()
+        rounds += 1
+    # Naive hooks can take many times as long as all else, and nobody needs their third digit:
+    # they sit out so many rounds that they get about a third of the time.
+    naive = last.get("naive", 0.0)
+    others = sum(last.values()) - naive
+    pause = max(1, math.ceil(2 * naive / others))
+    while math.gcd(pause, len(turns)) > 1:
+        pause += 1  # else they would always meet the same order
+    rows: list[dict[str, float]] = []
+    until = time.perf_counter() + seconds
+    while (
+        len(rows) < steps
+        if steps is not None
+        else len(rows) < _MIN_ROUNDS or (len(rows) < _MAX_ROUNDS and time.perf_counter() < until)
+    ):
+        rows.append(run_round("naive" if len(rows) % pause else None))
+    return {name: [row[name] for row in rows] for name in contenders}
+
+
+def _statistics(times: dict[str, list[float]]) -> dict[str, Any]:
+    plain = np.array(times["plain"])
+    result: dict[str, Any] = {}
+    for name, values in times.items():
+        seconds = np.array(values)
+        measured = np.isfinite(seconds)
+        entry: dict[str, Any] = {
+            "steps": int(measured.sum()),
+            "median_ms": 1e3 * float(np.median(seconds[measured])),
+        }
+        if name != "plain":
+            ratios = seconds[measured] / plain[measured]
+            low, middle, high = np.quantile(ratios, [0.25, 0.5, 0.75]).tolist()
+            entry |= {"ratio": middle, "ratio_q1": low, "ratio_q3": high}
+        result[name] = entry
+    return result
+
+
+def _checks(contenders: dict[str, Contender]) -> dict[str, Any]:
+    probed = contenders.get("probed")
+    if probed is None or probed.probe is None:
+        return {"weights_equal": None, "probe": None}
+    return {
+        "weights_equal": _same_weights(contenders["plain"].model, probed.model),
+        "probe": dict(probed.probe.overhead()._asdict()),
+    }
+
+
+def _same_weights(first: nn.Module, second: nn.Module) -> bool:
+    pairs = zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+    # As bits: equal weights that went NaN together are equal, too.
+    return all(torch.equal(a.view(torch.int32), b.view(torch.int32)) for a, b in pairs)

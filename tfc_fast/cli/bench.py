@@ -1,0 +1,128 @@
+"""`tfc-fast bench`: measure on this machine what the documentation claims."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from tfc_fast.bench.contenders import CONTENDERS
+from tfc_fast.bench.overhead import DEFAULT_SECONDS, DEFAULT_SHAPES, Shape, measure_overhead
+from tfc_fast.cli.command import Command, add_command
+from tfc_fast.files import atomic_write, make_writable_folder
+
+__all__ = ["COMMAND"]
+
+EXIT_CHECK_FAILED = 1
+
+
+def _configure_overhead(parser: argparse.ArgumentParser) -> None:
+    shapes = ",".join(f"{shape.batch}x{shape.width}" for shape in DEFAULT_SHAPES)
+    parser.add_argument(
+        "--shapes",
+        default=shapes,
+        metavar="LIST",
+        help="batch x width, with commas between (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--depth", type=int, default=9, metavar="N", help="linear layers (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--steps", type=int, metavar="N", help="steps per shape (default: what fits in --seconds)"
+    )
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=DEFAULT_SECONDS,
+        metavar="S",
+        help="time per shape, in seconds (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--threads", type=int, metavar="N", help="CPU threads (default: as torch is set up)"
+    )
+    parser.add_argument(
+        "--providers",
+        default=",".join(CONTENDERS),
+        metavar="LIST",
+        help="which to measure; plain is always needed (default: %(default)s)",
+    )
+    parser.add_argument("--json", metavar="FILE", help="write the results to a file, too")
+
+
+def _run_overhead(arguments: argparse.Namespace) -> int:
+    shapes = [Shape.parse(text) for text in arguments.shapes.split(",")]
+    providers = [name.strip() for name in arguments.providers.split(",")]
+    if arguments.json is not None:
+        # Before the minutes of measuring, not after.
+        make_writable_folder(Path(arguments.json).absolute().parent)
+    columns = [name for name in CONTENDERS if name in providers and name != "plain"]
+    header = f"{'batch x width':>14} {'steps':>6} {'plain ms':>9}"
+    header += "".join(f"  {name + '/plain (quartiles)':>28}" for name in columns)
+    print(header, flush=True)
+    results = measure_overhead(
+        shapes,
+        providers=providers,
+        depth=arguments.depth,
+        steps=arguments.steps,
+        seconds=arguments.seconds,
+        threads=arguments.threads,
+        on_shape=lambda result: print(_row(result, columns), flush=True),
+    )
+    print(
+        f"{results['device_name']}, {results['threads']} threads, torch "
+        f"{results['versions']['torch']}, float32, {arguments.depth} linear layers"
+    )
+    if arguments.json is not None:
+        text = json.dumps(results, indent=2) + "\n"
+        atomic_write(Path(arguments.json), lambda file: file.write(text.encode()))
+    differing = [result for result in results["shapes"] if result["weights_equal"] is False]
+    for result in differing:
+        print(
+            f"FAILED: at {result['batch']}x{result['width']} the weights with and without the "
+            "probe differ"
+        )
+    if not differing and "probed" in columns:
+        print("weights with and without the probe are bitwise equal")
+    return EXIT_CHECK_FAILED if differing else 0
+
+
+def _row(result: dict[str, Any], columns: list[str]) -> str:
+    plain = result["plain"]
+    row = f"{result['batch']:>6} x {result['width']:<5} {plain['steps']:>6}"
+    row += f" {plain['median_ms']:>9.3f}"
+    for name in columns:
+        entry = result[name]
+        quartiles = f"({entry['ratio_q1']:.3f} to {entry['ratio_q3']:.3f})"
+        row += f"  {entry['ratio']:>9.3f} {quartiles:>18}"
+    return row
+
+
+_OVERHEAD = Command(
+    name="overhead",
+    help="what the probe costs per training step",
+    description=(
+        "Trains the same MLP plain, with the probe, and with naive hooks, interleaved step by\n"
+        "step, and reports the median of the ratios to the plain step of the same round. Checks,\n"
+        "too, that the weights with and without the probe are bitwise equal."
+    ),
+    examples=(
+        "tfc-fast bench overhead --threads 2 --json overhead.json",
+        "tfc-fast bench overhead --shapes 256x512,1024x512 --providers plain,probed",
+    ),
+    configure=_configure_overhead,
+    run=_run_overhead,
+)
+
+
+def _configure(parser: argparse.ArgumentParser) -> None:
+    add_command(parser.add_subparsers(metavar="BENCHMARK", required=True), _OVERHEAD)
+
+
+COMMAND = Command(
+    name="bench",
+    help="measure what the probe costs on this machine",
+    description="Benchmarks; each prints a table and can write JSON.",
+    examples=("tfc-fast bench overhead --threads 2",),
+    configure=_configure,
+)
