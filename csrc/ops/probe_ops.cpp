@@ -14,6 +14,7 @@
 #include <ATen/ops/relu.h>
 #include <ATen/ops/threshold_backward.h>
 #include <torch/csrc/autograd/custom_function.h>
+#include <torch/custom_class.h>
 #include <torch/library.h>
 
 #include <chrono>
@@ -110,8 +111,8 @@ void record(cpu::Job job, const Tensor& grad, const Tensor& feature, Tensor grad
   check_batch(recording, groups, feature);
   check_grouping(groups, feature, "probe");
   const Tensor grad_rows = as_rows(grad);
-  BatchSums batch = measure(job, feature_rows, grad_rows,
-                            grad_in.defined() ? grad_in.view(feature_rows.sizes()) : grad_in, groups, recording.units);
+  const Tensor grad_in_rows = grad_in.defined() ? as_rows(grad_in) : grad_in;
+  BatchSums batch = measure(job, feature_rows, grad_rows, grad_in_rows, groups, recording.units);
   batch.last_batch = recording.header.batch;
   batch.nanoseconds = clock.nanoseconds();
   cpu::accumulate(batch, recording.site);
@@ -184,37 +185,45 @@ void call_tap_backward(const Tensor& grad, const Tensor& feature, const Tensor& 
   op.call(grad, feature, order, class_ptr, sites, units, site);
 }
 
-// The probe's own tensors ride in saved_data: they change between forward and backward, which the
-// version check on saved variables would refuse. The feature is a saved variable, as in ReLU itself,
-// so that changing it in place before backward is the error that it always was.
+// The probe's tensors, for one site. They ride in saved_data: they change between forward and
+// backward, which the version check on saved variables would refuse. One object instead of five
+// arguments, so that autograd does not take the tensors for inputs of the node.
+struct State : torch::CustomClassHolder {
+  State(const Tensor& sites_, const Tensor& units_, const Tensor& order_, const Tensor& class_ptr_, int64_t site_)
+      : sites(sites_), units(units_), order(order_), class_ptr(class_ptr_), site(site_) {}
+  Tensor sites, units, order, class_ptr;
+  int64_t site;
+};
+using StatePtr = c10::intrusive_ptr<State>;
+
+// The feature is a saved variable, as in ReLU itself, so that changing it in place before backward
+// is the error that it always was.
 struct Node {
   using Context = torch::autograd::AutogradContext;
+  using List = torch::autograd::variable_list;
 
-  static void save(Context* ctx, const Tensor& feature, const Tensor& sites, const Tensor& units,
-                   const Tensor& order, const Tensor& class_ptr, int64_t site) {
+  static void save(Context* ctx, const Tensor& feature, const StatePtr& state) {
     ctx->save_for_backward({feature});
-    ctx->saved_data["state"] = std::vector<Tensor>{sites, units, order, class_ptr};
-    ctx->saved_data["site"] = site;
+    ctx->saved_data["state"] = c10::IValue::make_capsule(state);
   }
 
   // With create_graph=True the gradient must itself be differentiable: record from detached tensors
   // and let `differentiable` give the gradient.
   template <typename Fused, typename Differentiable>
-  static torch::autograd::variable_list backward(Context* ctx, const Tensor& grad, const Fused& fused,
-                                                 const Differentiable& differentiable) {
-    torch::autograd::variable_list grads(6);
+  static List backward(Context* ctx, const Tensor& grad, const Fused& fused, const Differentiable& differentiable) {
+    List grads(2);
     if (!grad.defined()) return grads;
     const Tensor feature = ctx->get_saved_variables()[0];
-    std::vector<Tensor> state = ctx->saved_data["state"].toTensorVector();
-    const int64_t site = ctx->saved_data["site"].toInt();
+    const auto state = c10::static_intrusive_pointer_cast<State>(ctx->saved_data.at("state").toCapsule());
     if (at::GradMode::is_enabled()) {
       {
         at::NoGradGuard no_grad;
-        call_tap_backward(grad.detach(), feature.detach(), state[2], state[3], state[0], state[1], site);
+        call_tap_backward(grad.detach(), feature.detach(), state->order, state->class_ptr, state->sites,
+                          state->units, state->site);
       }
       grads[0] = differentiable(grad, feature);
     } else {
-      grads[0] = fused(grad, feature, state[2], state[3], state[0], state[1], site);
+      grads[0] = fused(grad, feature, state->order, state->class_ptr, state->sites, state->units, state->site);
     }
     return grads;
   }
@@ -229,60 +238,57 @@ Tensor record_identity(const Tensor& grad, const Tensor& feature, const Tensor& 
 }
 
 struct ReluProbe : torch::autograd::Function<ReluProbe> {
-  static Tensor forward(Node::Context* ctx, const Tensor& x, const Tensor& sites, const Tensor& units,
-                        const Tensor& order, const Tensor& class_ptr, int64_t site) {
+  static Tensor forward(Node::Context* ctx, const Tensor& x, const StatePtr& state) {
     at::AutoDispatchBelowADInplaceOrView below;
     Tensor result = at::relu(x);
-    Node::save(ctx, result, sites, units, order, class_ptr, site);
+    Node::save(ctx, result, state);
     return result;
   }
-  static torch::autograd::variable_list backward(Node::Context* ctx, const torch::autograd::variable_list& grads) {
+  static Node::List backward(Node::Context* ctx, const Node::List& grads) {
     return Node::backward(ctx, grads[0], call_relu_probe_backward, relu_backward);
   }
 };
 
 struct InplaceReluProbe : torch::autograd::Function<InplaceReluProbe> {
-  static Tensor forward(Node::Context* ctx, Tensor x, const Tensor& sites, const Tensor& units, const Tensor& order,
-                        const Tensor& class_ptr, int64_t site) {
+  static Tensor forward(Node::Context* ctx, Tensor x, const StatePtr& state) {
     at::AutoDispatchBelowADInplaceOrView below;
     at::relu_(x);
     x.unsafeGetTensorImpl()->bump_version();
     ctx->mark_dirty({x});
-    Node::save(ctx, x, sites, units, order, class_ptr, site);
+    Node::save(ctx, x, state);
     return x;
   }
-  static torch::autograd::variable_list backward(Node::Context* ctx, const torch::autograd::variable_list& grads) {
+  static Node::List backward(Node::Context* ctx, const Node::List& grads) {
     return Node::backward(ctx, grads[0], call_relu_probe_backward, relu_backward);
   }
 };
 
 struct Tap : torch::autograd::Function<Tap> {
-  static Tensor forward(Node::Context* ctx, const Tensor& x, const Tensor& sites, const Tensor& units,
-                        const Tensor& order, const Tensor& class_ptr, int64_t site) {
-    Node::save(ctx, x, sites, units, order, class_ptr, site);
+  static Tensor forward(Node::Context* ctx, const Tensor& x, const StatePtr& state) {
+    Node::save(ctx, x, state);
     at::AutoDispatchBelowADInplaceOrView below;
     return x.view_as(x);
   }
-  static torch::autograd::variable_list backward(Node::Context* ctx, const torch::autograd::variable_list& grads) {
+  static Node::List backward(Node::Context* ctx, const Node::List& grads) {
     return Node::backward(ctx, grads[0], record_identity, identity_backward);
   }
 };
 
 Tensor relu_probe_autograd(const Tensor& x, const Tensor& sites, const Tensor& units, const Tensor& order,
                            const Tensor& class_ptr, int64_t site) {
-  return ReluProbe::apply(x, sites, units, order, class_ptr, site);
+  return ReluProbe::apply(x, c10::make_intrusive<State>(sites, units, order, class_ptr, site));
 }
 
 Tensor tap_autograd(const Tensor& x, const Tensor& sites, const Tensor& units, const Tensor& order,
                     const Tensor& class_ptr, int64_t site) {
-  return Tap::apply(x, sites, units, order, class_ptr, site);
+  return Tap::apply(x, c10::make_intrusive<State>(sites, units, order, class_ptr, site));
 }
 
 }  // namespace
 
 Tensor relu_probe_inplace(Tensor x, const Tensor& sites, const Tensor& units, const Tensor& order,
                           const Tensor& class_ptr, int64_t site) {
-  return InplaceReluProbe::apply(std::move(x), sites, units, order, class_ptr, site);
+  return InplaceReluProbe::apply(std::move(x), c10::make_intrusive<State>(sites, units, order, class_ptr, site));
 }
 
 Tensor relu_probe(const Tensor& x, const Tensor& sites, const Tensor& units, const Tensor& order,

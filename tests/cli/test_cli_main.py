@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from tfc_fast import __version__
 from tfc_fast.cli import main as program
 from tfc_fast.cli.command import Command
 from tfc_fast.cli.main import COMMANDS, main
@@ -29,6 +30,10 @@ def test_the_list_of_commands_is_complete(tfc: Tfc) -> None:
     for command in COMMANDS:
         assert f"    {command.name} " in output
     assert {"train", "report", "bench", "info"} <= {command.name for command in COMMANDS}
+
+
+def test_the_version_is_told(tfc: Tfc) -> None:
+    assert tfc("--version") == (0, f"tfc-fast {__version__}\n", "")
 
 
 @pytest.mark.parametrize("arguments", [(), ("dance",), ("bench",), ("train", "--dep", "3")])

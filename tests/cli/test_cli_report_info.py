@@ -29,6 +29,7 @@ def test_report_works_on_what_a_kill_left(train: Tfc, tfc: Tfc) -> None:
     run = RunDirectory("run")
     run.summary_path.unlink()
     run.checkpoint_path.unlink()
+    run.train_path.unlink()
     (run.metrics_folder / "part-00007.parquet.01234567.tmp").write_bytes(b"half")
     assert tfc("report", "run")[0] == 0
 

@@ -142,7 +142,7 @@ def test_rows_that_the_log_file_lacks_are_in_the_checkpoint(
     model = _dropout()
 
     def kill(*_: object) -> None:
-        if model.calls in (40, 58):
+        if model.calls in (40, 70):
             raise _Kill
 
     model.register_forward_pre_hook(kill)
@@ -151,12 +151,13 @@ def test_rows_that_the_log_file_lacks_are_in_the_checkpoint(
         trainer.fit()
     run = trainer.run_directory
     assert not run.train_path.exists()
-    # Once more, now with rows of an earlier resume in front of the new ones.
+    assert load_checkpoint(run.checkpoint_path).log["step"].tolist() == list(range(1, 26))
+    # Once more, killed after the checkpoint of another 25 steps.
     model.calls = 41
     with pytest.raises(_Kill):
         Trainer.resume(run.path, model=model).fit()
-    assert not run.train_path.exists()
-    assert load_checkpoint(run.checkpoint_path).log["step"].tolist() == list(range(1, 26))
+    assert run.read_train()["step"].tolist() == list(range(1, 26))
+    assert load_checkpoint(run.checkpoint_path).log["step"].tolist() == list(range(26, 51))
     result = Trainer.resume(run.path, model=_dropout()).fit()
     assert_same_run(whole.run_directory, result.run_directory)
 

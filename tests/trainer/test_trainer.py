@@ -262,6 +262,14 @@ def test_a_folder_with_a_run_is_refused_before_anything_is_touched(small: Small)
     assert before == {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
 
 
+def test_a_trainer_trains_once(small: Small) -> None:
+    trainer = Trainer(small(steps=5), overwrite=True)
+    trainer.fit()
+    with pytest.raises(RuntimeError, match=r"go on with Trainer\.resume"):
+        trainer.fit()
+    assert trainer.run_directory.read_train()["step"][-1] == 5
+
+
 def test_overwrite_replaces_a_run_and_nothing_else(small: Small) -> None:
     run = Trainer(small(steps=30, tensorboard=True)).fit().run_directory
     (run.path / "notes.txt").write_text("mine")

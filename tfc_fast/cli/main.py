@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Sequence
 from typing import TextIO
 
+from tfc_fast import __version__
 from tfc_fast.cli import bench, info, report, train
 from tfc_fast.cli.command import Command, add_command, examples_epilog
 
@@ -58,13 +59,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="tfc-fast",
-        description="Watch features, gradients and gates of a network at every training step, and "
-        "tell whether its features collapse.",
+        description="Watch features, gradients and gates of a network at every training step,\n"
+        "and tell whether its features collapse.",
         epilog=examples_epilog(tuple(command.examples[0] for command in COMMANDS))
         + f"\n\nSet {_TRACEBACK}=1 to see where an error comes from.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for command in COMMANDS:
         add_command(commands, command)

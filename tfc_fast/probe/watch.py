@@ -7,6 +7,7 @@ order stay as they were, and so that torch.compile, which guards on a module's c
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -38,6 +39,7 @@ class Channel:
         self.max_sites = max_sites
         self.names: list[str] = []
         self.watches: list[Watch] = []
+        self.warned_of_full = False
         self.refresh()
 
     def refresh(self) -> None:
@@ -48,14 +50,24 @@ class Channel:
         self.class_ptr = self.recorder.class_ptr
 
     def row(self, name: str) -> int:
-        """The recorder's row of the site of that name, a new one if need be."""
+        """The recorder's row of the site of that name, a new one if need be; -1: there is none.
+
+        Running out of rows warns instead of raising: a validation pass that forgot `no_grad`, say,
+        calls every place many times, and watching must not stop training.
+        """
         if name in self.names:
             return self.names.index(name)
         if len(self.names) == self.max_sites:
-            raise ValueError(
-                f"site '{name}' is one more than max_sites={self.max_sites}; "
-                "give Probe(max_sites=...) a larger number"
-            )
+            if not self.warned_of_full:
+                self.warned_of_full = True
+                warnings.warn(
+                    f"site '{name}' is one more than max_sites={self.max_sites} and is not "
+                    "recorded; call probe.batch() before each forward, use torch.no_grad() where "
+                    "nothing is trained, or give Probe(max_sites=...) a larger number",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+            return -1
         self.names.append(name)
         return len(self.names) - 1
 
@@ -81,11 +93,14 @@ class Watch:
         self.rows = [channel.row(name)]
 
     def next_row(self) -> int:
-        """The row for this call: `name`, then `name#1`, `name#2` and so on."""
+        """The row for this call: `name`, then `name#1`, `name#2` and so on; -1: none left."""
         call = self.calls
-        self.calls = call + 1
         if call == len(self.rows):
-            self.rows.append(self.channel.row(f"{self.name}#{call}"))
+            row = self.channel.row(f"{self.name}#{call}")
+            if row < 0:
+                return row
+            self.rows.append(row)
+        self.calls = call + 1
         return self.rows[call]
 
     def relu(self, x: Tensor, inplace: bool) -> Tensor:
@@ -93,6 +108,8 @@ class Watch:
         if not (torch.is_grad_enabled() and x.requires_grad):
             return F.relu(x, inplace=inplace)
         row = self.next_row()
+        if row < 0:
+            return F.relu(x, inplace=inplace)
         channel = self.channel
         if not torch.compiler.is_compiling():
             if inplace:
@@ -108,6 +125,8 @@ class Watch:
         if not (torch.is_grad_enabled() and x.requires_grad):
             return x
         row = self.next_row()
+        if row < 0:
+            return x
         channel = self.channel
         if not torch.compiler.is_compiling():
             return _C.tap(x, channel.recorder, row)

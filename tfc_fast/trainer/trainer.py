@@ -162,12 +162,13 @@ class Trainer:
         return self._run
 
     def fit(self) -> TrainResult:
-        """Train to the end, or until Ctrl-C or SIGTERM.
+        """Train to the end, or until Ctrl-C or SIGTERM; once per trainer.
 
         Returns:
             The result; its `stopped_by` tells whether a signal ended the run.
 
         Raises:
+            RuntimeError: This trainer has trained already.
             CheckpointError: The checkpoint does not fit the model.
             FileExistsError: The folder holds a run.
             StorageError: A file cannot be written, say because the disk is full. What was saved
@@ -181,23 +182,31 @@ class Trainer:
                 bar = ProgressBar(self._total, done=session.step, enabled=self._progress)
                 with bar:
                     session.train(self._total, stop, bar)
+            # A signal that came after the last step has ended nothing.
+            stopped_by = stop.name if session.step < self._total else None
             summary, analysis = summarize(
                 run,
                 planned_steps=self._total,
                 chance_loss=self._chance_loss,
                 overhead=session.overhead(),
-                stopped_by=stop.name,
+                stopped_by=stopped_by,
             )
-        return TrainResult(summary, analysis, run, self._model, session.step, stop.name)
+        return TrainResult(summary, analysis, run, self._model, session.step, stopped_by)
 
     @contextlib.contextmanager
     def _session(self) -> Iterator[Session]:
         """A session at the first step to do; however it ends, the model is given back."""
         config, run, past = self._config, self._run, self._past
         done = 0 if past is None else past.step
+        if self._trained:
+            raise RuntimeError(
+                "fit: this trainer has trained already; go on with Trainer.resume(path, steps=...), "
+                "or make a new Trainer"
+            )
         if past is None:
             claim(run, overwrite=self._overwrite)
             run.write_json(run.config_path, self._description)
+        self._trained = True
         torch.manual_seed(config.seed)
         session: Session | None = None
         try:
@@ -215,6 +224,7 @@ class Trainer:
                 if past.checkpoint is not None:
                     session.restore(past.checkpoint)
                 session.log.extend(rewind(run, done, past.log_tail))
+                session.save_records()
                 run.write_json(run.config_path, past.continued(self._description))
             yield session
             session.close()
@@ -247,6 +257,7 @@ class Trainer:
         self._progress = progress
         self._overwrite = False
         self._past: Past | None = None
+        self._trained = False
         self._device = checked_device(config.device)
         self._samples = training_samples(config, dataset)
         self._config = config
