@@ -81,10 +81,8 @@ class SiteSelection:
         return chosen
 
     def takes_tap(self, name: str) -> bool:
-        """Whether a tap of that name is watched: always, unless patterns or a predicate say no."""
-        if self._predicate is not None:
-            return self._predicate(name, None)
-        return not self._patterns or self._matches(name)
+        """Whether a tap of that name is watched: yes, unless a predicate says no."""
+        return self._predicate is None or self._predicate(name, None)
 
     def _matches(self, name: str) -> bool:
         return any(fnmatch.fnmatchcase(name, pattern) for pattern in self._patterns)

@@ -7,6 +7,7 @@ order stay as they were, and so that torch.compile, which guards on a module's c
 
 from __future__ import annotations
 
+import copyreg
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -139,7 +140,9 @@ class Watch:
 def _without_watch(reduced: tuple[Any, ...], watched: type, original: type) -> tuple[Any, ...]:
     """What `__reduce_ex__` gave, as if the module were not watched: a copy is not attached."""
     function, arguments, state, *rest = reduced
-    arguments = tuple(original if argument is watched else argument for argument in arguments)
+    if function is copyreg.__newobj__ and arguments == (watched,):  # type: ignore[attr-defined]
+        # pickle insists that __newobj__ makes an object of the module's present class.
+        function, arguments = copyreg._reconstructor, (original, object, None)  # type: ignore[attr-defined]
     if isinstance(state, dict):
         state = {key: value for key, value in state.items() if key != _KEY}
     return (function, arguments, state, *rest)
@@ -222,12 +225,6 @@ class Taps:
         self.takes = takes
         self.by_name: dict[str, Watch | None] = {}
 
-    def find(self, name: str) -> Watch | None:
-        """The tap's place, made when the name is seen for the first time."""
-        if name not in self.by_name:
-            self.by_name[name] = self.channel.watch(name) if self.takes(name) else None
-        return self.by_name[name]
-
 
 _attached: list[Taps] = []
 
@@ -242,6 +239,19 @@ def detach_taps(taps: Taps) -> None:
     _attached.remove(taps)
 
 
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _make_room_for_tap(name: str) -> bool:
+    """Give the tap of that name a place in every attached probe that wants it.
+
+    torch.compile calls this while it traces and takes the result for a constant, so that the places
+    exist before it looks: made by traced code, they would make it compile again in the next step.
+    """
+    for taps in _attached:
+        if name not in taps.by_name:
+            taps.by_name[name] = taps.channel.watch(name) if taps.takes(name) else None
+    return True
+
+
 def tap(x: Tensor, name: str) -> Tensor:
     """Watch a tensor that no module outputs, such as the result of `F.relu` in a forward.
 
@@ -251,8 +261,8 @@ def tap(x: Tensor, name: str) -> Tensor:
     Args:
         x: A tensor `[n, ...]` of float16, bfloat16, float32 or float64 whose rows are samples.
         name: Name of the site in the records. A name used k times in one forward gives `name`,
-            `name#1`, … A probe with `sites` given as globs or as a function watches the taps that
-            these choose (the function gets `(name, None)`), any other probe all of them.
+            `name#1` and so on. Every attached probe watches it, unless the probe's `sites` is a
+            function, which is asked with `(name, None)`.
 
     Returns:
         The tensor to go on with; it must be used in the place of `x`.
@@ -285,8 +295,9 @@ def tap(x: Tensor, name: str) -> Tensor:
         raise TypeError(f"tap '{name}': wanted a float tensor, got {kind}")
     if x.dim() == 0:
         raise ValueError(f"tap '{name}': wanted at least one dimension (rows), got a scalar")
+    _make_room_for_tap(name)
     for taps in _attached:
-        watch = taps.find(name)
+        watch = taps.by_name[name]
         if watch is not None:
             x = watch.tap(x)
     return x

@@ -86,6 +86,8 @@ class Trainer:
         (20, 'none')
     """
 
+    _trained = False
+
     def __init__(
         self,
         config: TrainConfig | None = None,
@@ -200,8 +202,8 @@ class Trainer:
         done = 0 if past is None else past.step
         if self._trained:
             raise RuntimeError(
-                "fit: this trainer has trained already; go on with Trainer.resume(path, steps=...), "
-                "or make a new Trainer"
+                "fit: this trainer has trained already; go on with Trainer.resume(path, "
+                "steps=...), or make a new Trainer"
             )
         if past is None:
             claim(run, overwrite=self._overwrite)
@@ -257,7 +259,6 @@ class Trainer:
         self._progress = progress
         self._overwrite = False
         self._past: Past | None = None
-        self._trained = False
         self._device = checked_device(config.device)
         self._samples = training_samples(config, dataset)
         self._config = config

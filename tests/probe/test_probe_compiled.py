@@ -1,0 +1,65 @@
+"""torch.compile: same statistics, no graph break, one compilation."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch._dynamo.utils import counters
+
+from tfc_fast import Probe, tap
+from tfc_fast.models import MLP
+from tfc_fast.records import COLUMNS, Records
+
+
+class WithTap(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.mlp = MLP(10, 6, 3, 16, generator=torch.Generator().manual_seed(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return tap(self.mlp(x).tanh(), "squash")
+
+
+def record(*, backend: str | None, attach_first: bool = True, inplace: bool = False) -> Records:
+    torch.compiler.reset()
+    counters.clear()
+    model = WithTap()
+    for module in model.modules():
+        if isinstance(module, nn.ReLU):
+            module.inplace = inplace
+    run = torch.compile(model, backend=backend, fullgraph=True) if backend else model
+    probe = Probe(model, num_classes=3, window=4)
+    generator = torch.Generator().manual_seed(2)
+    if not attach_first:
+        run(torch.ones(30, 10)).sum().backward()
+        model.zero_grad()
+    with probe:
+        for _ in range(8):
+            x = torch.randn(30, 10, generator=generator)
+            y = torch.randint(0, 3, (30,), generator=generator)
+            probe.batch(labels=y)
+            loss = run(x).square().sum()
+            loss.backward()
+            probe.step(loss=loss)
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter -= 0.01 * parameter.grad
+            model.zero_grad()
+    if backend:
+        assert counters["graph_break"] == {}
+        assert counters["stats"]["unique_graphs"] == (1 if attach_first else 2)
+    return probe.history()
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+@pytest.mark.parametrize("attach_first", [True, False], ids=["attach-first", "compile-first"])
+@pytest.mark.parametrize("inplace", [False, True], ids=["out-of-place", "inplace"])
+def test_compiled_records_agree_with_eager(backend: str, attach_first: bool, inplace: bool) -> None:
+    expected = record(backend=None)
+    actual = record(backend=backend, attach_first=attach_first, inplace=inplace)
+    assert actual["site"].tolist() == expected["site"].tolist()
+    for name in COLUMNS:
+        if name != "site":
+            np.testing.assert_allclose(actual[name], expected[name], rtol=1e-4, atol=1e-6)

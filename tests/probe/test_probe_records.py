@@ -1,0 +1,230 @@
+"""What a probe records of a real model agrees with brute force on the model's own tensors."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import reference
+import torch
+from checks import COSINE_TOLERANCE
+from torch import Tensor, nn
+
+from tfc_fast import Probe, tap
+from tfc_fast.records import COLUMNS, Records
+
+
+def small_mlp(depth: int = 4, width: int = 24, *, inplace: bool = False) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    features = 12
+    for _ in range(depth - 1):
+        layers += [nn.Linear(features, width), nn.ReLU(inplace=inplace)]
+        features = width
+    return nn.Sequential(*layers, nn.Linear(features, 5))
+
+
+def watch_by_hand(model: nn.Module) -> dict[str, list[tuple[Tensor, Tensor]]]:
+    """Features and gradients of every ReLU, per backward, by hooks: the slow way."""
+    seen: dict[str, list[tuple[Tensor, Tensor]]] = {}
+
+    def remember(name: str) -> object:
+        def hook(_module: nn.Module, _inputs: object, output: Tensor) -> None:
+            feature = output.detach().clone()
+            output.register_hook(
+                lambda grad: seen.setdefault(name, []).append((feature, grad.clone()))
+            )
+
+        return hook
+
+    for name, module in model.named_modules():
+        if isinstance(module, nn.ReLU):
+            module.register_forward_hook(remember(name))
+    return seen
+
+
+def random_batch(rng: np.random.Generator, n: int) -> tuple[Tensor, Tensor]:
+    x = torch.from_numpy(rng.standard_normal((n, 12)).astype(np.float32))
+    return x, torch.from_numpy(rng.integers(0, 5, n))
+
+
+def loss_of(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    return nn.functional.cross_entropy(model(x), y)
+
+
+def row(records: Records, index: int) -> dict[str, object]:
+    return {name: records[name][index] for name in COLUMNS}
+
+
+def assert_record(actual: dict[str, object], expected: dict[str, float]) -> None:
+    for name, wanted in expected.items():
+        tolerance = COSINE_TOLERANCE["float32"] if "_cos_" in name else 0.0
+        np.testing.assert_allclose(
+            actual[name],
+            wanted,
+            rtol=1e-6 if "norm" in name else 0,
+            atol=tolerance,
+            equal_nan=True,
+            err_msg=name,
+        )
+
+
+@pytest.mark.parametrize("micro_batches", [1, 3])
+def test_records_agree_with_brute_force(rng: np.random.Generator, micro_batches: int) -> None:
+    model = small_mlp()
+    with Probe(model, num_classes=5) as probe:
+        seen = watch_by_hand(model)
+        labels = []
+        for _ in range(micro_batches):
+            x, y = random_batch(rng, int(rng.integers(2, 70)))
+            labels.append(y)
+            probe.batch(labels=y)
+            loss = loss_of(model, x, y)
+            loss.backward()
+        probe.step(loss=loss)
+    history = probe.history()
+    assert history["site"].tolist() == ["1", "3", "5"]
+    assert history["step"].tolist() == [1, 1, 1]
+    np.testing.assert_allclose(history["loss"], loss.item())
+    for index, site in enumerate(history["site"]):
+        features, grads = zip(*seen[site], strict=True)
+        assert_record(row(history, index), reference.site_record(features, grads, labels))
+
+
+def test_without_classes_only_means_over_all_pairs_are_measured(rng: np.random.Generator) -> None:
+    model = small_mlp()
+    with Probe(model) as probe:
+        seen = watch_by_hand(model)
+        x, y = random_batch(rng, 30)
+        loss_of(model, x, y).backward()
+        probe.step()
+    history = probe.history()
+    features, grads = zip(*seen["3"], strict=True)
+    assert_record(row(history, 1), reference.site_record(features, grads, None))
+    assert np.isnan(history["feature_cos_within"]).all()
+    assert np.isnan(history["grad_cos_between"]).all()
+    assert np.isnan(history["loss"]).all()
+
+
+def test_dead_window_looks_back_over_the_last_steps() -> None:
+    # One linear layer whose rows are switched on and off from outside, so that the units that are
+    # open in each step are known.
+    linear = nn.Linear(1, 4, bias=False)
+    model = nn.Sequential(linear, nn.ReLU())
+    open_units = [{0, 1}, {1}, {2}, set(), set(), {3}]
+    with Probe(model, window=3) as probe:
+        for units in open_units:
+            with torch.no_grad():
+                linear.weight.copy_(torch.tensor([[1.0 if j in units else -1.0] for j in range(4)]))
+            model(torch.ones(5, 1)).sum().backward()
+            probe.step()
+    dead_for = [4 - len(set().union(*open_units[max(0, step - 2) : step + 1])) for step in range(6)]
+    assert (4 * probe.history()["dead_window_frac"]).tolist() == dead_for
+    assert (4 * probe.history()["dead_frac"]).tolist() == [2, 3, 3, 4, 4, 3]
+
+
+def test_wide_sites_get_room_in_the_window_buffer() -> None:
+    # Wider than what is reserved per site, so the buffer has to grow after the first step.
+    model = nn.Sequential(nn.Linear(2, 9000), nn.ReLU(), nn.Linear(9000, 3), nn.ReLU())
+    with Probe(model) as probe:
+        for _ in range(3):
+            model(torch.ones(4, 2)).sum().backward()
+            probe.step()
+    history = probe.history()
+    wide = history["site"] == "1"
+    assert math.isnan(history["dead_window_frac"][wide][0])
+    np.testing.assert_array_equal(
+        history["dead_window_frac"][wide][1:], history["dead_frac"][wide][1:].clip(0, 1)
+    )
+    assert not np.isnan(history["dead_window_frac"][~wide]).any()
+
+
+def test_every_records_the_first_step_and_each_kth_after(rng: np.random.Generator) -> None:
+    model = small_mlp(depth=2)
+    with Probe(model, num_classes=5, every=3) as probe:
+        for _ in range(8):
+            x, y = random_batch(rng, 9)
+            probe.batch(labels=y)
+            loss = loss_of(model, x, y)
+            loss.backward()
+            probe.step(loss=loss)
+    assert probe.history()["step"].tolist() == [1, 4, 7]
+
+
+def test_a_module_used_twice_gives_two_sites(rng: np.random.Generator) -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(12, 8), nn.Linear(8, 6)
+            self.act = nn.ReLU()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.act(self.second(self.act(self.first(x))))
+
+    model = Twice()
+    with Probe(model, num_classes=5) as probe:
+        for _ in range(3):
+            x, y = random_batch(rng, 20)
+            probe.batch(labels=y)
+            hidden = model.first(x).relu()
+            expected = [hidden, model.second(hidden).relu()]
+            model(x).square().sum().backward()
+            probe.step()
+    history = probe.history()
+    assert history["site"].tolist() == ["act", "act#1"] * 3
+    for index in (0, 1):
+        wanted = reference.mean_cosine(expected[index].detach(), y)
+        np.testing.assert_allclose(
+            history["feature_cos_between"][4 + index], wanted.between, atol=1e-6
+        )
+
+
+def test_tap_and_other_modules_are_recorded(rng: np.random.Generator) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.head = nn.Linear(12, 7), nn.Linear(7, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(tap(torch.tanh(self.body(x)), "squash"))
+
+    model = Net()
+    x, y = random_batch(rng, 25)
+    grads: list[Tensor] = []
+    model.head.register_forward_pre_hook(
+        lambda _module, inputs: inputs[0].register_hook(grads.append) and None
+    )
+    with Probe(model, sites="bo*", num_classes=5) as probe:
+        probe.batch(labels=y)
+        loss_of(model, x, y).backward()
+        probe.step()
+    history = probe.history()
+    assert history["site"].tolist() == ["body", "squash"]
+    body = model.body(x).detach()
+    squash_grad = grads[0]
+    body_grad = squash_grad * (1 - torch.tanh(body) ** 2)
+    # Values of both signs: a gate is open where the value is positive.
+    expected = (
+        reference.site_record(body, body_grad, y),
+        reference.site_record(torch.tanh(body), squash_grad, y),
+    )
+    for index in (0, 1):
+        assert_record(row(history, index), expected[index])
+
+
+def test_a_predicate_is_asked_about_taps(rng: np.random.Generator) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Linear(12, 7)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return tap(tap(self.body(x), "wanted"), "unwanted")
+
+    model = Net()
+    x, _ = random_batch(rng, 6)
+    with Probe(model, sites=lambda name, _module: name in ("body", "wanted")) as probe:
+        model(x).sum().backward()
+        probe.step()
+    assert probe.history()["site"].tolist() == ["body", "wanted"]
+    assert tap(x, "nobody listens") is x
