@@ -31,9 +31,25 @@ std::map<std::string, std::string> build_info() {
   };
 }
 
+// torch's errors as the Python errors that they stand for, without the C++ stack in the message.
+void translate_torch_errors(std::exception_ptr pointer) {
+  try {
+    if (pointer) std::rethrow_exception(pointer);
+  } catch (const c10::ValueError& error) {
+    py::set_error(PyExc_ValueError, error.what_without_backtrace());
+  } catch (const c10::TypeError& error) {
+    py::set_error(PyExc_TypeError, error.what_without_backtrace());
+  } catch (const c10::IndexError& error) {
+    py::set_error(PyExc_IndexError, error.what_without_backtrace());
+  } catch (const c10::Error& error) {
+    py::set_error(PyExc_RuntimeError, error.what_without_backtrace());
+  }
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
+  py::register_local_exception_translator(&translate_torch_errors);
   m.doc() = "Compiled part of tfc_fast: ops (torch.ops.tfc_fast), the recorder and build information.";
   tfc::cpu::kernels();  // a wrong TFC_FAST_INSTRUCTION_SET is an error at import, not in a backward
 
@@ -71,7 +87,7 @@ PYBIND11_MODULE(_C, m) {
       .def("discard_step", &Recorder::discard_step)
       .def("restore", &Recorder::restore, py::arg("step"), py::arg("units"), py::arg("placement"))
       .def("placement", &Recorder::placement)
-      .def("make_room", &Recorder::make_room)
+      .def("has_recorded", &Recorder::has_recorded, py::arg("site"))
       .def("overhead",
            [](const Recorder& r) {
              const auto o = r.overhead();

@@ -11,6 +11,9 @@ from torch import Tensor
 
 Array: TypeAlias = "Tensor | np.ndarray"
 
+# Beyond that, labels are rather hashes or row numbers than classes.
+MOST_CLASSES = 2**24
+
 FLOAT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -18,8 +21,13 @@ def as_tensor(value: object, name: str) -> Tensor:
     """`value` as a tensor that shares its memory where possible."""
     if isinstance(value, Tensor):
         return value.detach()
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{name}: masked arrays are not supported; use {name}.filled(...)")
     if isinstance(value, np.ndarray):
-        if any(stride < 0 for stride in value.strides):
+        if not value.dtype.isnative:
+            value = value.astype(value.dtype.newbyteorder("="))
+        # torch has neither negative strides nor such that are no multiple of the element.
+        if any(stride < 0 or stride % value.itemsize for stride in value.strides):
             value = np.ascontiguousarray(value)
         with warnings.catch_warnings():
             # A read-only array (a memory map, say) is only read here.
@@ -34,6 +42,7 @@ def as_tensor(value: object, name: str) -> Tensor:
 def as_rows(value: object, name: str) -> Tensor:
     """A float tensor `[n, ...]` on the CPU, its gradient history cut."""
     x = as_tensor(value, name)
+    _check_dense(x, name)
     if x.dtype not in FLOAT_DTYPES:
         raise TypeError(
             f"{name}: wanted float16, bfloat16, float32 or float64, got {x.dtype}; "
@@ -45,15 +54,20 @@ def as_rows(value: object, name: str) -> Tensor:
         raise ValueError(
             f"{name}: is on {x.device}, but this build computes on the CPU only; pass {name}.cpu()"
         )
-    if x.layout != torch.strided:
-        raise TypeError(f"{name}: wanted a dense tensor, got layout {x.layout}; use .to_dense()")
     return x
 
 
+def _check_dense(x: Tensor, name: str) -> None:
+    if x.layout != torch.strided:
+        raise TypeError(f"{name}: wanted a dense tensor, got layout {x.layout}; use .to_dense()")
+    if x.is_nested:
+        raise TypeError(f"{name}: wanted a dense tensor, got a nested one; use .to_padded_tensor()")
+
+
 def group_labels(
-    labels: object, num_classes: int | None, rows: int
+    labels: object, num_classes: int | None, x: Tensor
 ) -> tuple[Tensor, Tensor] | tuple[None, None]:
-    """Rows sorted by class and where each class begins, or `(None, None)` without labels.
+    """Rows of `x` sorted by class and where each class begins, or `(None, None)` without labels.
 
     Returns:
         `order` int64 `[n]` and `class_ptr` int64 `[num_classes + 1]`.
@@ -63,18 +77,31 @@ def group_labels(
             raise ValueError("num_classes: given without labels; pass labels too, or neither")
         return None, None
     y = as_tensor(labels, "labels")
+    _check_dense(y, "labels")
     if y.dtype.is_floating_point or y.dtype.is_complex or y.dtype == torch.bool:
         raise TypeError(f"labels: wanted an integer dtype, got {y.dtype}")
+    rows = x.shape[0]
     if y.dim() != 1 or y.shape[0] != rows:
         raise ValueError(
             f"labels: wanted one label per row, shape [{rows}], got shape {list(y.shape)}"
         )
+    if y.device != x.device:
+        raise ValueError(f"labels: on {y.device}, but the rows are on {x.device}; move one of them")
+    y = y.to(torch.int64)
     if num_classes is None:
-        num_classes = int(y.max()) + 1 if rows else 1
-        num_classes = max(num_classes, 1)
-    elif isinstance(num_classes, bool) or not isinstance(num_classes, int):
-        raise TypeError(f"num_classes: wanted an int, got {type(num_classes).__name__}")
-    elif num_classes < 1:
-        raise ValueError(f"num_classes: wanted at least 1, got {num_classes}")
+        num_classes = max(int(y.max()) + 1, 1) if rows else 1
+        source = f"labels: the largest is {num_classes - 1}, which makes {num_classes} classes"
+    else:
+        if isinstance(num_classes, (bool, np.bool_)) or not hasattr(num_classes, "__index__"):
+            raise TypeError(f"num_classes: wanted an int, got {type(num_classes).__name__}")
+        num_classes = int(num_classes)
+        if num_classes < 1:
+            raise ValueError(f"num_classes: wanted at least 1, got {num_classes}")
+        source = f"num_classes: {num_classes} given"
+    if num_classes > MOST_CLASSES:
+        raise ValueError(
+            f"{source}, more than {MOST_CLASSES}; number the classes without gaps: "
+            "torch.unique(labels, return_inverse=True)"
+        )
     order, class_ptr = torch.ops.tfc_fast.group_labels.default(y, num_classes)
     return order, class_ptr

@@ -66,7 +66,7 @@ def gate_stats(
         (0.5, 0.333..., 0.666...)
     """
     rows = as_rows(features, "features")
-    order, class_ptr = group_labels(labels, num_classes, rows.shape[0])
+    order, class_ptr = group_labels(labels, num_classes, rows)
     values = torch.ops.tfc_fast.gate_stats.default(rows, order, class_ptr)
     if isinstance(features, np.ndarray):
         a = values.numpy()

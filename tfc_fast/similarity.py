@@ -77,7 +77,7 @@ def mean_cosine(
         (3, 1)
     """
     rows = as_rows(x, "x")
-    order, class_ptr = group_labels(labels, num_classes, rows.shape[0])
+    order, class_ptr = group_labels(labels, num_classes, rows)
     values = torch.ops.tfc_fast.mean_cosine.default(rows, order, class_ptr)
     if isinstance(x, np.ndarray):
         array = values.numpy()

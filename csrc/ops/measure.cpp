@@ -17,14 +17,32 @@ Grouping grouping(const at::Tensor& order, const at::Tensor& class_ptr) {
 
 void check_grouping(const Grouping& groups, const at::Tensor& x, const char* what) {
   if (!groups.labelled()) return;
-  TORCH_CHECK_VALUE(groups.class_ptr.scalar_type() == at::kLong && groups.class_ptr.is_contiguous(), what,
-                    ": class_ptr must be a contiguous int64 tensor, got ", groups.class_ptr.scalar_type());
-  TORCH_CHECK_VALUE(groups.order.scalar_type() == at::kLong && groups.order.is_contiguous(), what,
-                    ": order must be a contiguous int64 tensor, got ", groups.order.scalar_type());
-  const int64_t labels = groups.class_ptr.const_data_ptr<int64_t>()[groups.class_ptr.numel() - 1];
-  TORCH_CHECK_VALUE(labels == x.size(0) && labels <= groups.order.numel(), what, ": ", labels,
+  const at::Tensor& class_ptr = groups.class_ptr;
+  const at::Tensor& order = groups.order;
+  TORCH_CHECK_VALUE(class_ptr.scalar_type() == at::kLong && class_ptr.is_contiguous() && class_ptr.dim() == 1 &&
+                        class_ptr.numel() >= 2,
+                    what, ": class_ptr must be a contiguous int64 tensor [num_classes + 1], got ",
+                    class_ptr.scalar_type(), " ", class_ptr.sizes());
+  TORCH_CHECK_VALUE(order.scalar_type() == at::kLong && order.is_contiguous() && order.dim() == 1, what,
+                    ": order must be a contiguous int64 tensor [n], got ", order.scalar_type(), " ", order.sizes());
+  const int64_t* begin = class_ptr.const_data_ptr<int64_t>();
+  const int64_t classes = class_ptr.numel() - 1;
+  TORCH_CHECK_VALUE(begin[0] == 0 && std::is_sorted(begin, begin + classes + 1), what,
+                    ": class_ptr must begin with 0 and ascend");
+  TORCH_CHECK_VALUE(begin[classes] == x.size(0), what, ": ", begin[classes],
                     " labels were given, but the tensor has ", x.size(0), " rows (shape ", x.sizes(),
                     "); give one label per row");
+  TORCH_CHECK_VALUE(order.numel() >= x.size(0), what, ": order has ", order.numel(), " entries for ", x.size(0),
+                    " rows");
+}
+
+void check_order(const Grouping& groups, const at::Tensor& x, const char* what) {
+  if (!groups.labelled()) return;
+  const int64_t* row = groups.order.const_data_ptr<int64_t>();
+  for (int64_t i = 0; i < x.size(0); ++i) {
+    TORCH_CHECK_VALUE(row[i] >= 0 && row[i] < x.size(0), what, ": order[", i, "] is ", row[i], ", the tensor has ",
+                      x.size(0), " rows");
+  }
 }
 
 bool is_supported(at::ScalarType type) {

@@ -20,12 +20,15 @@ Grouping grouping(const at::Tensor& order, const at::Tensor& class_ptr);
 
 // Throws unless `class_ptr` covers exactly the rows of `x`.
 void check_grouping(const Grouping& groups, const at::Tensor& x, const char* what);
+// Throws unless `order` names rows of `x`; for an order that comes from outside.
+void check_order(const Grouping& groups, const at::Tensor& x, const char* what);
 
 bool is_supported(at::ScalarType type);
 
 // Counting sort of contiguous int64 labels [n] into order [>= n] and class_ptr [num_classes + 1];
 // a label outside 0 ... num_classes - 1 throws before anything is written.
-void group_labels_into(const at::Tensor& labels, int64_t num_classes, at::Tensor& order, at::Tensor& class_ptr);
+void group_labels_into(const at::Tensor& labels, int64_t num_classes, const at::Tensor& order,
+                       const at::Tensor& class_ptr);
 
 // [n, ...] -> [n, d] whose rows are contiguous; copies only where the rows are not.
 at::Tensor as_rows(const at::Tensor& x);

@@ -81,6 +81,8 @@ Recording open_recording(Tensor& sites, Tensor& units, int64_t site, int64_t wid
     sums.units_begin = header.units_used;
     header.units_used += width;
   }
+  TORCH_CHECK_VALUE(sums.units_begin < 0 || sums.units_begin + width <= capacity, "units: has room for ", capacity,
+                    " units, but the units of site ", site, " end at ", sums.units_begin + width);
   if (sums.units_begin >= 0) {
     int32_t* last_open = units.mutable_data_ptr<int32_t>() + static_cast<int64_t>(sums.units_begin);
     recording.units = {last_open, last_open + capacity, static_cast<int32_t>(header.step)};
@@ -142,7 +144,7 @@ Tensor relu_probe_backward_cpu(const Tensor& grad, const Tensor& result, const T
     tap_backward_cpu(grad, result, order, class_ptr, sites, units, site);
     return at::threshold_backward(grad, result, 0);
   }
-  Tensor grad_in = at::empty_like(grad);
+  Tensor grad_in = at::empty_like(grad, grad.options(), at::MemoryFormat::Contiguous);
   const double nonfinite_before = sites.const_data_ptr<double>()[(1 + site) * kSiteDoubles + kNonfiniteIndex];
   record(cpu::Job::kReluBackward, grad, result, grad_in, order, class_ptr, sites, units, site);
   // In half precision ReLU's own backward rewrites the payload of a NaN; ours keeps it.
@@ -160,9 +162,9 @@ Tensor tap_forward(const Tensor& x, const Tensor&, const Tensor&, const Tensor&,
   return x.clone();
 }
 
-Tensor relu_probe_backward_meta(const Tensor& grad, const Tensor&, const Tensor&, const Tensor&, Tensor&, Tensor&,
-                                int64_t) {
-  return at::empty_like(grad);
+Tensor relu_probe_backward_meta(const Tensor& grad, const Tensor& result, const Tensor&, const Tensor&, Tensor&,
+                                Tensor&, int64_t) {
+  return at::threshold_backward(grad, result, 0);  // the same strides
 }
 
 void tap_backward_meta(const Tensor&, const Tensor&, const Tensor&, const Tensor&, Tensor&, Tensor&, int64_t) {}
@@ -267,7 +269,11 @@ struct Tap : torch::autograd::Function<Tap> {
   static Tensor forward(Node::Context* ctx, const Tensor& x, const StatePtr& state) {
     Node::save(ctx, x, state);
     at::AutoDispatchBelowADInplaceOrView below;
-    return x.view_as(x);
+    Tensor out = x.view_as(x);
+    // One version for both: what is done to `out` in place is noticed when `x` is needed again.
+    torch::autograd::impl::set_version_counter(out, torch::autograd::impl::version_counter(x));
+    ctx->saved_data["version"] = static_cast<int64_t>(x._version());
+    return out;
   }
   static Node::List backward(Node::Context* ctx, const Node::List& grads) {
     return Node::backward(ctx, grads[0], record_identity, identity_backward);

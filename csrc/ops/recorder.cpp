@@ -2,6 +2,7 @@
 
 #include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
+#include <ATen/ops/set.h>
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
 
@@ -34,13 +35,16 @@ void reset(BatchSums& site) {
 
 Recorder::Recorder(int64_t num_sites, int64_t num_classes, int64_t capacity, int64_t window, int64_t every,
                    int64_t units_capacity)
-    : num_sites_(num_sites), num_classes_(num_classes), capacity_(capacity), every_(every) {
+    : sites(at::zeros({1 + num_sites, kSiteDoubles}, at::kDouble)),
+      units(at::full({2, std::max<int64_t>(1, units_capacity)}, kNever, at::kInt)),
+      order(at::empty({num_classes > 0 ? 1 : 0}, at::kLong)),
+      class_ptr(at::zeros({num_classes > 0 ? num_classes + 1 : 0}, at::kLong)),
+      num_sites_(num_sites),
+      num_classes_(num_classes),
+      capacity_(capacity),
+      every_(every) {
   TORCH_CHECK_VALUE(num_sites >= 1 && num_classes >= 0 && capacity >= 1 && window >= 1 && every >= 1,
                     "recorder: sites, capacity, window and every must be at least 1");
-  sites = at::zeros({1 + num_sites, kSiteDoubles}, at::kDouble);
-  units = at::full({2, std::max<int64_t>(1, units_capacity)}, kNever, at::kInt);
-  order = at::empty({num_classes > 0 ? 1 : 0}, at::kLong);
-  class_ptr = at::zeros({num_classes > 0 ? num_classes + 1 : 0}, at::kLong);
   ring_ = at::empty({capacity, num_sites, kColumns}, at::kDouble);
   ring_step_.resize(capacity);
   ring_loss_.resize(capacity);
@@ -54,9 +58,8 @@ BatchSums& Recorder::site(int64_t index) const {
   return *reinterpret_cast<BatchSums*>(sites.mutable_data_ptr<double>() + (1 + index) * kSiteDoubles);
 }
 
-bool Recorder::begin_batch(const std::optional<at::Tensor>& labels) {
+void Recorder::begin_batch(const std::optional<at::Tensor>& labels) {
   const int64_t start = now();
-  bool grown = false;
   if (num_classes_ > 0 && header().enabled != 0) {
     TORCH_CHECK_VALUE(labels.has_value(), "labels: wanted one label per row, since the probe has num_classes=",
                       num_classes_);
@@ -64,16 +67,16 @@ bool Recorder::begin_batch(const std::optional<at::Tensor>& labels) {
     TORCH_CHECK_TYPE(at::isIntegralType(labels->scalar_type(), /*includeBool=*/false),
                      "labels: wanted an integer dtype, got ", labels->scalar_type());
     const at::Tensor wide = labels->detach().to(at::kCPU, at::kLong).contiguous();
-    if (wide.numel() > order.numel()) {
-      order = at::empty({wide.numel()}, at::kLong);
-      grown = true;
-    }
+    if (wide.numel() > order.numel()) order.resize_({wide.numel()});
     group_labels_into(wide, num_classes_, order, class_ptr);
     header().batch_rows = static_cast<double>(wide.numel());
   }
   header().batch += 1;
   overhead_.probe_seconds += static_cast<double>(now() - start) * 1e-9;
-  return grown;
+}
+
+bool Recorder::has_recorded(int64_t index) const {
+  return site(index).batches > 0 && site(index).last_batch == header().batch;
 }
 
 bool Recorder::end_step(double loss) {
@@ -115,6 +118,7 @@ bool Recorder::end_step(double loss) {
     overhead_.probe_seconds = 0;  // the first step has no beginning to measure from
   }
   last_end_ = end;
+  make_room();
   return 2 * used_ >= capacity_;
 }
 
@@ -162,7 +166,7 @@ void Recorder::restore(int64_t step, const at::Tensor& saved_units, const at::Te
                       " has units ", begin, " + ", width, " of ", saved_units.size(1));
     if (begin >= 0) used = std::max(used, begin + width);
   }
-  units = saved_units.clone(at::MemoryFormat::Contiguous);
+  units.set_(saved_units.clone(at::MemoryFormat::Contiguous));
   for (int64_t i = 0; i < num_sites_; ++i) {
     site(i) = BatchSums{};
     site(i).units_begin = static_cast<double>(row[2 * i]);
@@ -175,17 +179,16 @@ void Recorder::restore(int64_t step, const at::Tensor& saved_units, const at::Te
   used_ = 0;
 }
 
-bool Recorder::make_room() {
+void Recorder::make_room() {
   int64_t missing = 0;
   for (int64_t i = 0; i < num_sites_; ++i) {
     if (site(i).units_begin < 0) missing += static_cast<int64_t>(site(i).width);
   }
-  if (missing == 0) return false;
+  if (missing == 0) return;
   const int64_t used = static_cast<int64_t>(header().units_used);
   at::Tensor larger = at::full({2, used + 2 * missing}, kNever, at::kInt);
   larger.narrow(1, 0, used).copy_(units.narrow(1, 0, used));
-  units = larger;
-  return true;
+  units.set_(larger);
 }
 
 }  // namespace tfc::ops

@@ -20,8 +20,10 @@ class Recorder {
   // num_classes 0: no labels. `units`: room for that many units in the window buffer at first.
   Recorder(int64_t num_sites, int64_t num_classes, int64_t capacity, int64_t window, int64_t every, int64_t units);
 
-  // Labels [n] of the next backward; grows `order` when the batch is larger than any before (then true).
-  bool begin_batch(const std::optional<at::Tensor>& labels);
+  // Labels [n] of the next backward.
+  void begin_batch(const std::optional<at::Tensor>& labels);
+  // Whether a backward of this micro-batch has been through the site.
+  bool has_recorded(int64_t site) const;
 
   // Closes the step; true when the ring should be drained.
   bool end_step(double loss);
@@ -38,9 +40,6 @@ class Recorder {
   // Per site: where its units begin (-1: nowhere) and how many they are, int64 [sites, 2].
   at::Tensor placement() const;
 
-  // Sites that stayed without window statistics because the buffer was full get room; true if the
-  // buffer was replaced.
-  bool make_room();
 
   struct Overhead {
     double probe_seconds;  // begin_batch, end_step and the backward kernels with ReLU's own work in them
@@ -49,9 +48,13 @@ class Recorder {
   };
   Overhead overhead() const { return overhead_; }
 
-  at::Tensor sites, units, order, class_ptr;
+  // The same tensors for the life of the recorder, since nodes of a graph hold them from forward to
+  // backward: they grow in place.
+  const at::Tensor sites, units, order, class_ptr;
 
  private:
+  // Sites that stayed without window statistics because the buffer was full get room.
+  void make_room();
   StepHeader& header() const;
   BatchSums& site(int64_t index) const;
 

@@ -40,6 +40,7 @@ Grouping optional_grouping(const std::optional<at::Tensor>& order, const std::op
   if (!class_ptr) return {};
   const Grouping groups{*order, *class_ptr};
   check_grouping(groups, x, op);
+  check_order(groups, x, op);
   return groups;
 }
 
@@ -90,7 +91,8 @@ at::Tensor values_meta(const at::Tensor& x, const std::optional<at::Tensor>&, co
 
 }  // namespace
 
-void group_labels_into(const at::Tensor& labels, int64_t num_classes, at::Tensor& order, at::Tensor& class_ptr) {
+void group_labels_into(const at::Tensor& labels, int64_t num_classes, const at::Tensor& order,
+                       const at::Tensor& class_ptr) {
   const int64_t rows = labels.numel();
   const int64_t* label = labels.const_data_ptr<int64_t>();
   for (int64_t i = 0; i < rows; ++i) {

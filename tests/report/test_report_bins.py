@@ -55,6 +55,23 @@ def test_sparse_records_leave_no_empty_bin(make_records: Callable[..., Records])
     assert np.isfinite(band.mean).all()
 
 
+def test_gap_in_the_steps_leaves_no_empty_bin(make_records: Callable[..., Records]) -> None:
+    records = make_records(90)
+    records["step"] = np.where(records["step"] > 45, records["step"] + 10_000, records["step"])
+    band = bin_records(records, max_bins=50).band("active_rate")
+    assert band is not None
+    assert np.isfinite(band.mean).all()
+
+
+def test_range_ignores_what_is_not_finite(records: Records) -> None:
+    values = np.full(1200, -1.0)
+    values[::6] = np.nan
+    band = bin_records({**records, "active_rate": values}, max_bins=10).band("active_rate")
+    assert band is not None
+    assert (band.low == -1.0).all()
+    assert (band.high == -1.0).all()
+
+
 def test_what_is_not_finite_is_left_out(records: Records) -> None:
     values = records["active_rate"].copy()
     values[0] = np.nan

@@ -93,14 +93,21 @@ class TestLoss:
         assert axes.get_ylim()[1] > 2.3
         assert axes.get_ylabel() == "training loss"
 
+    def test_plateau_above_the_start_is_not_cut_off(self) -> None:
+        loss = np.concatenate([[1.0], np.full(199, 6.0), np.full(200, 0.1)])
+        axes = drawn(loss_figure(self.steps, loss)).axes[0]
+        assert axes.get_ylim()[1] > 6.0
+        assert axes.get_ylabel() == "training loss"
+
     def test_flat_curve_looks_flat(self) -> None:
         noise = 1e-5 * np.random.default_rng(0).standard_normal(400)
         low, high = drawn(loss_figure(self.steps, 2.3 + noise)).axes[0].get_ylim()
         assert high - low > 0.2
 
     @pytest.mark.parametrize("loss", [[2.3], [0.0], [-1.0], [np.nan, 2.3, np.inf], [np.nan, 0.0]])
-    def test_almost_nothing_can_be_drawn(self, loss: list[float]) -> None:
-        figure = drawn(loss_figure(np.arange(len(loss)), loss, chance_loss=2.3))
+    @pytest.mark.parametrize("chance", [None, 2.3])
+    def test_almost_nothing_can_be_drawn(self, loss: list[float], chance: float | None) -> None:
+        figure = drawn(loss_figure(np.arange(len(loss)), loss, chance_loss=chance))
         low, high = figure.axes[0].get_ylim()
         assert low < high
 

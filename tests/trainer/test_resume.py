@@ -13,11 +13,11 @@ import pytest
 import torch
 from torch import nn
 
+from tfc_fast.environment import thread_count
 from tfc_fast.files import DamagedFileError
 from tfc_fast.run_directory import RunDirectory
 from tfc_fast.sinks import MemorySink
 from tfc_fast.trainer import CheckpointError, TrainConfig, Trainer, load_checkpoint, store
-from tfc_fast.trainer.environment import thread_count
 
 Small = Callable[..., TrainConfig]
 SameRun = Callable[..., None]

@@ -20,8 +20,8 @@ import torch
 from torch import nn
 
 from tfc_fast.bench.contenders import CONTENDERS, Contender
+from tfc_fast.environment import environment, thread_count
 from tfc_fast.models import MLP
-from tfc_fast.trainer.environment import environment, thread_count
 
 __all__ = ["DEFAULT_SECONDS", "DEFAULT_SHAPES", "Shape", "measure_overhead", "measure_shape"]
 

@@ -13,7 +13,7 @@ import torch
 
 from tfc_fast import _extension
 from tfc_fast.cli.command import Command
-from tfc_fast.trainer.environment import checked_device, environment
+from tfc_fast.environment import checked_device, environment
 
 __all__ = ["COMMAND", "collect"]
 

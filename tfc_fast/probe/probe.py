@@ -138,7 +138,7 @@ class Probe:
             every=self._every,
             units=_UNITS_PER_SITE * max(1, len(self._modules)),
         )
-        self._channel = Channel(self._recorder, max_sites)
+        self._channel = Channel(self._recorder, max_sites, labelled=self._num_classes is not None)
         self._watches = [self._channel.watch(name) for name, _ in self._modules]
         self._taps = Taps(self._channel, self._selection.takes_tap)
         self._history_records = history_records
@@ -220,8 +220,7 @@ class Probe:
             labels = torch.as_tensor(labels)
         elif labels is not None and not isinstance(labels, Tensor):
             raise TypeError(f"labels: wanted a tensor or array, got {type(labels).__name__}")
-        if self._recorder.begin_batch(labels):
-            self._channel.refresh()
+        self._recorder.begin_batch(labels)
         self._channel.begin_forward()
 
     def step(self, loss: Tensor | float | None = None) -> None:
@@ -244,8 +243,6 @@ class Probe:
             loss = loss.item()
         due = self._recorder.end_step(float("nan") if loss is None else float(loss))
         self._channel.begin_forward()
-        if self._recorder.make_room():
-            self._channel.refresh()
         if due:
             self._drain()
 
@@ -326,7 +323,6 @@ class Probe:
         self._recorder.restore(step, units, placement)
         for name in sites:
             self._channel.row(name)
-        self._channel.refresh()
         self._channel.begin_forward()
         self._history = MemorySink(self._history_records)
 

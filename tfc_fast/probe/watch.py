@@ -33,22 +33,20 @@ class Channel:
     Args:
         recorder: The compiled recorder, with one row per site.
         max_sites: Number of those rows.
+        labelled: Whether every micro-batch has to be announced with its labels.
     """
 
-    def __init__(self, recorder: _C.Recorder, max_sites: int) -> None:
+    def __init__(self, recorder: _C.Recorder, max_sites: int, *, labelled: bool) -> None:
         self.recorder = recorder
         self.max_sites = max_sites
+        self.labelled = labelled
         self.names: list[str] = []
         self.watches: list[Watch] = []
         self.warned_of_full = False
-        self.refresh()
-
-    def refresh(self) -> None:
-        """Take up tensors that the recorder has replaced by larger ones."""
-        self.sites = self.recorder.sites
-        self.units = self.recorder.units
-        self.order = self.recorder.order
-        self.class_ptr = self.recorder.class_ptr
+        self.sites = recorder.sites
+        self.units = recorder.units
+        self.order = recorder.order
+        self.class_ptr = recorder.class_ptr
 
     def row(self, name: str) -> int:
         """The recorder's row of the site of that name, a new one if need be; -1: there is none.
@@ -83,6 +81,16 @@ class Channel:
         for watch in self.watches:
             watch.calls = 0
 
+    def begin_unannounced_batch(self) -> None:
+        """A forward has begun after a backward, and nobody has called `Probe.batch`."""
+        if self.labelled:
+            raise ValueError(
+                "labels are missing: call probe.batch(labels=...) once for each forward and "
+                "backward; this forward would be recorded with the labels of the one before"
+            )
+        self.recorder.begin_batch(None)
+        self.begin_forward()
+
 
 class Watch:
     """One watched place and how often it was called in this forward."""
@@ -95,6 +103,12 @@ class Watch:
 
     def next_row(self) -> int:
         """The row for this call: `name`, then `name#1`, `name#2` and so on; -1: none left."""
+        if (
+            self.calls > 0
+            and not torch.compiler.is_compiling()
+            and self.channel.recorder.has_recorded(self.rows[0])
+        ):
+            self.channel.begin_unannounced_batch()
         call = self.calls
         if call == len(self.rows):
             row = self.channel.row(f"{self.name}#{call}")
@@ -239,7 +253,6 @@ def detach_taps(taps: Taps) -> None:
     _attached.remove(taps)
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _make_room_for_tap(name: str) -> bool:
     """Give the tap of that name a place in every attached probe that wants it.
 
@@ -250,6 +263,10 @@ def _make_room_for_tap(name: str) -> bool:
         if name not in taps.by_name:
             taps.by_name[name] = taps.channel.watch(name) if taps.takes(name) else None
     return True
+
+
+# What torch.compiler.assume_constant_result does; calling it would import the whole compiler.
+_make_room_for_tap._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def tap(x: Tensor, name: str) -> Tensor:

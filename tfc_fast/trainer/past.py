@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from tfc_fast.environment import environment
 from tfc_fast.files import DamagedFileError
 from tfc_fast.run_directory import RunDirectory
 from tfc_fast.trainer.checkpoint import Checkpoint, load_checkpoint
 from tfc_fast.trainer.config import TrainConfig
-from tfc_fast.trainer.environment import environment
 from tfc_fast.trainer.log import Columns
 from tfc_fast.trainer.samples import Samples
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from tfc_fast.data import Dataset, load_dataset
+from tfc_fast.environment import checksum
 from tfc_fast.trainer.config import TrainConfig
-from tfc_fast.trainer.environment import checksum
 
 __all__ = ["Samples", "named_config", "training_samples"]
 

@@ -13,13 +13,13 @@ import torch
 from torch import nn
 
 from tfc_fast.data import Dataset
+from tfc_fast.environment import checked_device, thread_count
 from tfc_fast.models import MLP
 from tfc_fast.phases import PhaseSummary
 from tfc_fast.records import Sink
 from tfc_fast.run_directory import RunDirectory
 from tfc_fast.trainer.batches import Batches
 from tfc_fast.trainer.config import TrainConfig
-from tfc_fast.trainer.environment import checked_device, thread_count
 from tfc_fast.trainer.interrupt import StopRequest
 from tfc_fast.trainer.objective import chance_loss
 from tfc_fast.trainer.past import Past, description, past_of

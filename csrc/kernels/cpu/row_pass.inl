@@ -5,7 +5,7 @@
 //   1. squares, gates and grad_in      one load of feature and gradient, one store
 //   2. sums of unit rows               sum += row * (1 / norm)
 //
-// Squares are added in float over kRun columns per lane (16 terms), then in double. That is good to
+// Squares are added in float over kRun columns (8 terms per lane), then in double. That is good to
 // about 1e-7 as long as nothing under- or overflows, so a row whose sum leaves [2^-80, 2^120] is
 // done again in double; a product of two floats is exact there. Double input is scaled by a power of
 // two instead. A row is dropped only if it is exactly zero or not finite.
@@ -16,7 +16,7 @@ namespace tfc::cpu::TFC_TARGET {
 namespace {
 
 constexpr int kBlock = 4;
-constexpr int64_t kRun = 16 * kLanes;
+constexpr int64_t kRun = 8 * kLanes;
 
 // A row whose squares left the range of the fast loops: unit row = (x * pre) * scale, in double.
 struct RowNorm {
@@ -47,7 +47,7 @@ RowNorm norm_in_double(const T* x, int64_t width) {
   return {norm, 1, 1.0 / norm, true};
 }
 
-// double: scaled by a power of two, which is exact, so that the largest entry is near 1.
+// double: scaled by a power of two, which is exact, so that the largest entry is of moderate size.
 template <>
 RowNorm norm_in_double<double>(const double* x, int64_t width) {
   double largest = 0;
@@ -59,7 +59,8 @@ RowNorm norm_in_double<double>(const double* x, int64_t width) {
   }
   if (!finite || largest == 0) return {0, 1, 0, finite};
   const int exponent = __builtin_ilogb(largest);
-  const double pre = __builtin_ldexp(1.0, exponent < -1000 ? 1000 : -exponent);
+  // Neither 2^-exponent nor its use may be subnormal: the processor may be set to flush those to zero.
+  const double pre = __builtin_ldexp(1.0, exponent < -1000 ? 1000 : exponent > 1000 ? -1000 : -exponent);
   double squares = 0;
   for (int64_t j = 0; j < width; ++j) squares += (x[j] * pre) * (x[j] * pre);
   const double scaled = __builtin_sqrt(squares);
@@ -73,7 +74,8 @@ TFC_INLINE bool in_range(double squares) {
   return squares >= kLow && squares <= kHigh;
 }
 
-// sum[j] += row[j] / |row| for kRows rows at once, in the order given.
+// sum[j] += row[j] / |row| for kRows rows at once. The rows of a block are summed first and the block
+// added then: rows that are all alike are rounded alike, and 32 such roundings in a row add up.
 template <typename T, int kRows>
 TFC_INLINE void add_unit_rows(typename Element<T>::Sum* sum, bool first, const T* const* rows,
                               const typename Element<T>::Sum* scale, int64_t width) {
@@ -81,15 +83,19 @@ TFC_INLINE void add_unit_rows(typename Element<T>::Sum* sum, bool first, const T
   using Row = typename Element<T>::Row;
   int64_t j = 0;
   for (; j + kLanes <= width; j += kLanes) {
-    Row acc = zeros<Row>();
-    if (!first) std::memcpy(&acc, sum + j, sizeof(acc));
-    for (int r = 0; r < kRows; ++r) add_scaled(acc, Element<T>::read(rows[r] + j), scale[r]);
-    std::memcpy(sum + j, &acc, sizeof(acc));
+    Row block = zeros<Row>();
+    for (int r = 0; r < kRows; ++r) add_scaled(block, Element<T>::read(rows[r] + j), scale[r]);
+    if (!first) {
+      Row before;
+      std::memcpy(&before, sum + j, sizeof(before));
+      add(block, before);
+    }
+    std::memcpy(sum + j, &block, sizeof(block));
   }
   for (; j < width; ++j) {
-    Sum acc = first ? Sum(0) : sum[j];
-    for (int r = 0; r < kRows; ++r) acc += (Sum)Element<T>::one(rows[r] + j) * scale[r];
-    sum[j] = acc;
+    Sum block = 0;
+    for (int r = 0; r < kRows; ++r) block += (Sum)Element<T>::one(rows[r] + j) * scale[r];
+    sum[j] = first ? block : block + sum[j];
   }
 }
 

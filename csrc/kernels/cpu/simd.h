@@ -254,21 +254,24 @@ struct Element<BFloat16> {
   }
 };
 
-// Exponent and mantissa moved into place, then the exponent bias corrected by one exact
-// multiplication; subnormal halves come out right because the product is a normal float.
+// Integer arithmetic for all but subnormal halves. Those become 2^-14 + themselves, whence 2^-14 is
+// taken away: no subnormal float appears, which the processor may be set to take for zero.
 TFC_INLINE float half_to_float(uint16_t half) {
   const uint32_t magnitude = half & 0x7fffu;
   uint32_t bits = magnitude << 13;
-  float value;
   if (magnitude >= 0x7c00u) {
     bits |= 0x7f800000u;
-    std::memcpy(&value, &bits, sizeof(value));
+  } else if (magnitude >= 0x0400u) {
+    bits += 0x38000000u;
   } else {
+    bits |= 0x38800000u;
+    float value;
     std::memcpy(&value, &bits, sizeof(value));
-    value *= 0x1p112f;
+    value -= 0x1p-14f;
+    std::memcpy(&bits, &value, sizeof(value));
   }
-  std::memcpy(&bits, &value, sizeof(value));
   bits |= (uint32_t)(half & 0x8000u) << 16;
+  float value;
   std::memcpy(&value, &bits, sizeof(value));
   return value;
 }

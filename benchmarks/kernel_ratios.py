@@ -1,0 +1,321 @@
+"""Our kernels against their peers, interleaved call by call in one process.
+
+Each pair is ours and a peer, called one right after the other on the same inputs, in an order that
+alternates; the result is the median of the ratios of the pairs, with quartiles. So the moods of the
+machine, which last longer than a pair, hit both sides of every ratio. What each side does and what
+is left out of the time is told in `workloads.py`.
+
+    python benchmarks/kernel_ratios.py --threads 2 --json kernel_ratios.json
+
+The result of a call is allocated within its time, on both sides, and freed outside of it. The
+backward kernels are measured twice where their results are large: with memory that comes fresh from
+the system at each call, as in a training script that leaves malloc alone, where page faults take
+much of the time on both sides; and with memory that the process keeps (`heap.py`), where the
+kernels alone are compared. The counts of page faults per call are part of the tables.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import heap
+import numpy as np
+import numpy.typing as npt
+import torch
+import workloads
+from workloads import Case, Workload
+
+from tfc_fast import _C
+from tfc_fast.bench.overhead import Shape
+from tfc_fast.environment import environment, thread_count
+from tfc_fast.files import atomic_write, make_writable_folder
+
+__all__ = ["main", "measure"]
+
+Floats: TypeAlias = "npt.NDArray[np.float64]"
+
+_DEFAULT_SECONDS = 5.0
+_WARM_UP_PAIRS = 3
+_WARM_UP_SECONDS = 0.3
+_MIN_PAIRS = 10
+_MAX_PAIRS = 20_000
+
+_CALL = Case(Shape(1, 1), torch.float32)
+_ALWAYS_FRESH_BYTES = 32 * 2**20
+_CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
+
+
+class _Comparison(NamedTuple):
+    """One kernel against one peer, over several sizes; a table."""
+
+    kernel: str
+    peer: str
+    build: Callable[[Case], Workload]
+    cases: tuple[Case, ...]
+    tensors: int
+    """How many tensors of the given size have to be read and written."""
+    title: str
+    shown: Literal["ours_by_peer", "peer_by_ours"]
+    """Which ratio the table shows; JSON has both."""
+
+
+_RELU_BACKWARD = _Comparison(
+    "relu_backward",
+    "torch",
+    workloads.relu_backward,
+    (_CALL, *workloads.RELU_BACKWARD_CASES),
+    3,
+    "ReLU backward with statistics: time / time of aten.threshold_backward without\n"
+    "(lower is better; 1x1 is the price of a call from Python)",
+    "ours_by_peer",
+)
+_FRESH_MEMORY = (
+    _RELU_BACKWARD._replace(
+        cases=tuple(
+            case
+            for case in workloads.RELU_BACKWARD_CASES
+            if case.bytes_per_tensor >= _ALWAYS_FRESH_BYTES
+        ),
+        title="ReLU backward with statistics: time / time of aten.threshold_backward without\n"
+        "(as below, but results lie in memory fresh from the system: malloc's default)",
+    ),
+)
+_KEPT_MEMORY = (
+    _RELU_BACKWARD,
+    _Comparison(
+        "mean_cosine",
+        "sum",
+        workloads.mean_cosine,
+        workloads.MEAN_COSINE_CASES,
+        1,
+        "mean_cosine: fraction of the bandwidth of x.sum() (higher is better)",
+        "peer_by_ours",
+    ),
+    _Comparison(
+        "mean_cosine",
+        "eager",
+        workloads.mean_cosine,
+        workloads.MEAN_COSINE_CASES,
+        1,
+        "mean_cosine: times as fast as F.normalize and index_add_ (higher is better)",
+        "peer_by_ours",
+    ),
+    _Comparison(
+        "gate_stats",
+        "eager",
+        workloads.gate_stats,
+        workloads.GATE_STATS_CASES,
+        1,
+        "gate_stats: times as fast as comparison and index_add_ (higher is better)",
+        "peer_by_ours",
+    ),
+)
+
+
+def measure(seconds: float = _DEFAULT_SECONDS, *, threads: int | None = None) -> dict[str, Any]:
+    """Measure everything and print each result as soon as it is there.
+
+    Afterwards the process keeps its memory, see `heap.keep_memory`.
+
+    Args:
+        seconds: Time per row of the tables, in seconds; at least 10 pairs are measured anyway.
+        threads: CPU threads; None: as torch is set up.
+
+    Returns:
+        Settings, machine, versions, `malloc` (environment variables that change it), and `pairs`:
+        one entry per row of the tables, with medians in milliseconds, GB/s over what has to be read
+        and written, page faults per call, and for each of `ours_by_peer` and `peer_by_ours` the
+        `median`, `q1` and `q3` of the ratios.
+    """
+    with thread_count(threads):
+        machine = environment(torch.device("cpu"))
+        # In this order: there is no way back from kept memory.
+        fresh = [row for each in _FRESH_MEMORY for row in _compare(each, "fresh", seconds)]
+        heap.keep_memory()
+        kept = [row for each in _KEPT_MEMORY for row in _compare(each, "kept", seconds)]
+    return {
+        "benchmark": "kernel_ratios",
+        "settings": {"seconds": seconds, "num_classes": workloads.NUM_CLASSES},
+        "device": "cpu",
+        **machine,
+        "instruction_set": _C.build_info()["instruction_set"],
+        "caches": _cache_sizes(),
+        "malloc": heap.malloc_settings(),
+        "pairs": kept + fresh,
+    }
+
+
+def _compare(comparison: _Comparison, memory: str, seconds: float) -> list[dict[str, Any]]:
+    peer, tensors = comparison.peer, comparison.tensors
+    print(f"\n{comparison.title}")
+    print(
+        f"{'size':>20} {'MiB/tensor':>11} {'pairs':>6} {'ours ms':>9} {peer + ' ms':>9}"
+        f" {'page faults':>13}  ratio (quartiles)",
+        flush=True,
+    )
+    rows = []
+    for case in comparison.cases:
+        times, faults = _measure_pairs(comparison.build(case), peer, seconds)
+        ours, theirs = float(np.median(times["ours"])), float(np.median(times[peer]))
+        gigabytes = 1e-9 * tensors * case.bytes_per_tensor
+        row: dict[str, Any] = {
+            "kernel": comparison.kernel,
+            "peer": peer,
+            "memory": memory,
+            "rows": case.shape.batch,
+            "width": case.shape.width,
+            "dtype": str(case.dtype).removeprefix("torch."),
+            "bytes_per_tensor": case.bytes_per_tensor,
+            "tensors": tensors,
+            "pairs": len(times["ours"]),
+            "ours_ms": 1e3 * ours,
+            "peer_ms": 1e3 * theirs,
+            "ours_gb_per_s": gigabytes / ours,
+            "peer_gb_per_s": gigabytes / theirs,
+            "ours_page_faults": faults["ours"],
+            "peer_page_faults": faults[peer],
+            "ours_by_peer": _quartiles(times["ours"] / times[peer]),
+            "peer_by_ours": _quartiles(times[peer] / times["ours"]),
+        }
+        rows.append(row)
+        ratio = row[comparison.shown]
+        print(
+            f"{case!s:>20} {case.bytes_per_tensor / 2**20:>11.2f} {row['pairs']:>6}"
+            f" {row['ours_ms']:>9.4f} {row['peer_ms']:>9.4f}"
+            f" {faults['ours']:>6.0f}/{faults[peer]:<6.0f}"
+            f"  {ratio['median']:.3f} ({ratio['q1']:.3f} to {ratio['q3']:.3f})",
+            flush=True,
+        )
+    return rows
+
+
+def _measure_pairs(
+    workload: Workload, peer: str, seconds: float
+) -> tuple[dict[str, Floats], dict[str, float]]:
+    """For ours and the peer: seconds, one number per pair, and page faults per call."""
+    order = ["ours", peer]
+    times: dict[str, list[float]] = {name: [] for name in order}
+    faults = dict.fromkeys(order, 0)
+
+    def run_pair() -> None:
+        for name in order:
+            took, faulted = _cost(workload, name)
+            times[name].append(took)
+            faults[name] += faulted
+        order.reverse()
+
+    gc.collect()
+    gc.disable()
+    try:
+        _repeat(run_pair, _WARM_UP_PAIRS, min(_WARM_UP_SECONDS, seconds))
+        for name in order:
+            times[name].clear()
+            faults[name] = 0
+        _repeat(run_pair, _MIN_PAIRS, seconds)
+    finally:
+        gc.enable()
+    return (
+        {name: np.array(times[name]) for name in order},
+        {name: faults[name] / len(times[name]) for name in order},
+    )
+
+
+def _cost(workload: Workload, provider: str) -> tuple[float, int]:
+    """Seconds and page faults of one call."""
+    call = workload.calls[provider]
+    workload.prepare()
+    faults = heap.page_faults()
+    began = time.perf_counter()
+    result = call()
+    seconds = time.perf_counter() - began
+    faults = heap.page_faults() - faults
+    del result  # kept until here, so that giving memory back is not timed
+    return seconds, faults
+
+
+def _repeat(run: Callable[[], None], at_least: int, seconds: float) -> None:
+    until = time.perf_counter() + seconds
+    for done in range(_MAX_PAIRS):
+        if done >= at_least and time.perf_counter() >= until:
+            return
+        run()
+
+
+def _quartiles(ratios: Floats) -> dict[str, float]:
+    low, middle, high = np.quantile(ratios, [0.25, 0.5, 0.75]).tolist()
+    return {"median": middle, "q1": low, "q3": high}
+
+
+def _cache_sizes() -> dict[str, str]:
+    """Sizes of the caches by level, as Linux tells them; in a virtual machine those of the host."""
+    sizes = {}
+    for index in sorted(_CACHES.glob("index*")):
+        kind, level, size = (
+            (index / name).read_text().strip() for name in ("type", "level", "size")
+        )
+        if kind != "Instruction":
+            sizes[f"L{level}"] = size
+    return sizes
+
+
+def _positive_int(text: str) -> int:
+    if not (text.isdecimal() and int(text)):
+        raise argparse.ArgumentTypeError(f"{text!r} given, a whole number above 0 is wanted")
+    return int(text)
+
+
+def _positive_float(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} given, a number above 0 is wanted")
+    return value
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; see `--help`."""
+    parser = argparse.ArgumentParser(
+        description="Measure our kernels against their peers, interleaved call by call."
+    )
+    parser.add_argument(
+        "--threads", type=_positive_int, metavar="N", help="CPU threads (default: as torch is set)"
+    )
+    parser.add_argument(
+        "--seconds",
+        type=_positive_float,
+        default=_DEFAULT_SECONDS,
+        metavar="S",
+        help="time per row of the tables, in seconds (default: %(default)s)",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there, too")
+    parsed = parser.parse_args(arguments)
+    file: Path | None = parsed.json
+    try:
+        if file is not None:
+            # Before the minutes of measuring, not after.
+            make_writable_folder(file.absolute().parent)
+        results = measure(parsed.seconds, threads=parsed.threads)
+        if file is not None:
+            text = json.dumps(results, indent=2) + "\n"
+            atomic_write(file, lambda out: out.write(text.encode()))
+    except OSError as error:
+        parser.exit(1, f"{parser.prog}: error: {error}\n")
+    caches = ", ".join(f"{level} {size}" for level, size in results["caches"].items())
+    print(
+        f"\n{results['device_name']} (caches: {caches or 'unknown'}), {results['threads']} threads,"
+        f" {results['instruction_set']}, torch {results['versions']['torch']}"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
