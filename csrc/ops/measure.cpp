@@ -1,7 +1,7 @@
 #include "measure.h"
 
 #include <ATen/Parallel.h>
-#include <ATen/ops/empty.h>
+#include <c10/core/CPUAllocator.h>
 
 #include <algorithm>
 
@@ -76,24 +76,42 @@ cpu::Scalar scalar_of(at::ScalarType type) {
   }
 }
 
-// One allocation for everything that a call needs and nobody keeps.
+// Memory for everything that a call needs and nobody keeps. Up to kKept bytes stay with the thread:
+// given back and taken again at every step they would cost more in page faults than the statistics.
 class Scratch {
  public:
   template <typename T>
   size_t reserve(int64_t count) {
     const size_t at = bytes_;
-    bytes_ += (static_cast<size_t>(count) * sizeof(T) + 63) / 64 * 64;
+    bytes_ += (static_cast<size_t>(count) * sizeof(T) + kAlignment - 1) / kAlignment * kAlignment;
     return at;
   }
-  void allocate() { memory_ = at::empty({static_cast<int64_t>(bytes_)}, at::kByte); }
+  void allocate() {
+    thread_local at::DataPtr kept;
+    thread_local size_t kept_bytes = 0;
+    if (bytes_ > kKept) {
+      own_ = c10::GetCPUAllocator()->allocate(bytes_);
+      base_ = static_cast<char*>(own_.get());
+      return;
+    }
+    if (bytes_ > kept_bytes) {
+      kept = {};
+      kept = c10::GetCPUAllocator()->allocate(bytes_);
+      kept_bytes = bytes_;
+    }
+    base_ = static_cast<char*>(kept.get());
+  }
   template <typename T>
   T* at(size_t offset) {
-    return reinterpret_cast<T*>(memory_.mutable_data_ptr<uint8_t>() + offset);
+    return reinterpret_cast<T*>(base_ + offset);
   }
 
  private:
+  static constexpr size_t kAlignment = 64;
+  static constexpr size_t kKept = size_t{16} << 20;
   size_t bytes_ = 0;
-  at::Tensor memory_;
+  at::DataPtr own_;
+  char* base_ = nullptr;
 };
 
 BatchSums run(cpu::Job job, const at::Tensor& feature, const at::Tensor& gradient, const at::Tensor& grad_in,

@@ -9,12 +9,14 @@
 //   units      int32   [2, capacity]              step at which a unit was last open / last shut
 //   order      int64   [>= n]                     rows sorted by class
 //   class_ptr  int64   [classes + 1], or [0] when there are no labels
+#include <ATen/TensorSubclassLikeUtils.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/relu.h>
 #include <ATen/ops/threshold_backward.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/custom_class.h>
+#include <c10/core/impl/TorchDispatchModeTLS.h>
 #include <torch/library.h>
 
 #include <chrono>
@@ -131,27 +133,51 @@ void tap_backward_cpu(const Tensor& grad, const Tensor& feature, const Tensor& o
   record(cpu::Job::kPair, same, feature, {}, order, class_ptr, sites, units, site);
 }
 
+// Other layouts (channels last, expanded gradients) keep the strides that ReLU's own backward would
+// give, so that what is computed from grad_in next is bit for bit the same.
+bool can_fuse(const Tensor& grad, const Tensor& result) {
+  return grad.is_contiguous() && result.is_contiguous() && grad.scalar_type() == result.scalar_type() &&
+         is_supported(result.scalar_type());
+}
+
 Tensor relu_probe_backward_cpu(const Tensor& grad, const Tensor& result, const Tensor& order,
                                const Tensor& class_ptr, Tensor& sites, Tensor& units, int64_t site) {
   check_state(sites, units, site, "relu_probe_backward");
   check_pair(grad, result, "relu_probe_backward");
   if (!is_enabled(sites)) return at::threshold_backward(grad, result, 0);
-  // Other layouts (channels last, expanded gradients) keep the strides that ReLU's own backward
-  // would give, so that what is computed from grad_in next is bit for bit the same.
-  const bool fused = grad.is_contiguous() && result.is_contiguous() && grad.scalar_type() == result.scalar_type() &&
-                     is_supported(result.scalar_type());
-  if (!fused) {
+  if (!can_fuse(grad, result)) {
     tap_backward_cpu(grad, result, order, class_ptr, sites, units, site);
     return at::threshold_backward(grad, result, 0);
   }
   Tensor grad_in = at::empty_like(grad, grad.options(), at::MemoryFormat::Contiguous);
-  const double nonfinite_before = sites.const_data_ptr<double>()[(1 + site) * kSiteDoubles + kNonfiniteIndex];
+  const double& nonfinite = sites.const_data_ptr<double>()[(1 + site) * kSiteDoubles + kNonfiniteIndex];
+  const double nonfinite_before = nonfinite;
   record(cpu::Job::kReluBackward, grad, result, grad_in, order, class_ptr, sites, units, site);
   // In half precision ReLU's own backward rewrites the payload of a NaN; ours keeps it.
   const bool half = result.scalar_type() == at::kBFloat16 || result.scalar_type() == at::kHalf;
-  const double nonfinite_after = sites.const_data_ptr<double>()[(1 + site) * kSiteDoubles + kNonfiniteIndex];
-  if (half && nonfinite_after != nonfinite_before) return at::threshold_backward(grad, result, 0);
+  if (half && nonfinite != nonfinite_before) return at::threshold_backward(grad, result, 0);
   return grad_in;
+}
+
+// Whether nobody but this node can ever look at `grad` again: then grad_in may take its memory, which
+// saves an allocation (for large tensors with page faults at every step) and a stream of writes.
+bool owns_alone(const Tensor& grad) {
+  return grad.use_count() == 1 && grad.storage().use_count() == 1 && !grad.is_view();
+}
+
+// The memory of `grad` becomes grad_in; empty where that cannot be, and then nothing has happened.
+std::optional<Tensor> relu_probe_backward_in_place(const Tensor& grad, const Tensor& result, const Tensor& order,
+                                                   const Tensor& class_ptr, Tensor& sites, Tensor& units,
+                                                   int64_t site) {
+  const bool full = result.scalar_type() == at::kFloat || result.scalar_type() == at::kDouble;
+  if (!full || !grad.is_cpu() || !result.is_cpu() || at::isTensorSubclassLike(grad) ||
+      at::isTensorSubclassLike(result) || c10::impl::TorchDispatchModeTLS::any_modes_set() || !is_enabled(sites) ||
+      grad.sizes() != result.sizes() || result.dim() < 1 || !can_fuse(grad, result) || !owns_alone(grad)) {
+    return std::nullopt;
+  }
+  check_state(sites, units, site, "relu_probe_backward");
+  record(cpu::Job::kReluBackward, grad, result, grad, order, class_ptr, sites, units, site);
+  return grad;
 }
 
 Tensor relu_probe_forward(const Tensor& x, const Tensor&, const Tensor&, const Tensor&, const Tensor&, int64_t) {
@@ -239,6 +265,14 @@ Tensor record_identity(const Tensor& grad, const Tensor& feature, const Tensor& 
   return grad;
 }
 
+Tensor fused_relu_backward(const Tensor& grad, const Tensor& result, const Tensor& order, const Tensor& class_ptr,
+                           Tensor& sites, Tensor& units, int64_t site) {
+  if (auto grad_in = relu_probe_backward_in_place(grad, result, order, class_ptr, sites, units, site)) {
+    return *grad_in;
+  }
+  return call_relu_probe_backward(grad, result, order, class_ptr, sites, units, site);
+}
+
 struct ReluProbe : torch::autograd::Function<ReluProbe> {
   static Tensor forward(Node::Context* ctx, const Tensor& x, const StatePtr& state) {
     at::AutoDispatchBelowADInplaceOrView below;
@@ -247,7 +281,7 @@ struct ReluProbe : torch::autograd::Function<ReluProbe> {
     return result;
   }
   static Node::List backward(Node::Context* ctx, const Node::List& grads) {
-    return Node::backward(ctx, grads[0], call_relu_probe_backward, relu_backward);
+    return Node::backward(ctx, grads[0], fused_relu_backward, relu_backward);
   }
 };
 
@@ -261,7 +295,7 @@ struct InplaceReluProbe : torch::autograd::Function<InplaceReluProbe> {
     return x;
   }
   static Node::List backward(Node::Context* ctx, const Node::List& grads) {
-    return Node::backward(ctx, grads[0], call_relu_probe_backward, relu_backward);
+    return Node::backward(ctx, grads[0], fused_relu_backward, relu_backward);
   }
 };
 

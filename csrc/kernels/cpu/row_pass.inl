@@ -1,9 +1,10 @@
 // Row pass: norms, unit-row sums, open gates and, for ReLU's backward, grad_in. See passes.h.
 //
-// Rows go through in blocks of up to kBlock, so that what the first loop read is still in the
-// nearest cache when the second loop (which needs the norms) reads it again:
-//   1. squares, gates and grad_in      one load of feature and gradient, one store
-//   2. sums of unit rows               sum += row * (1 / norm)
+// Rows go through in blocks of kBlock, so that what the first loop read is still in the nearest cache
+// when the second loop, which needs the norms, reads it again:
+//   1. squares and gates                 loads feature and gradient
+//   2. sum += row * (1 / norm), for feature and gradient; with the gradient's, grad_in is written
+// grad_in comes last because it may be the gradient's own memory.
 //
 // Squares are added in float over kRun columns (8 terms per lane), then in double. That is good to
 // about 1e-7 as long as nothing under- or overflows, so a row whose sum leaves [2^-80, 2^120] is
@@ -112,6 +113,50 @@ TFC_INLINE void add_unit_rows(typename Element<T>::Sum* sum, bool first, const T
   }
 }
 
+// The same for the gradient of ReLU's output, and grad_in = feature <= 0 ? 0 : gradient.
+template <typename T, int kRows>
+TFC_INLINE void add_unit_rows_and_gate(typename Element<T>::Sum* sum, bool first, const T* const* feature,
+                                       const T* const* gradient, T* const* grad_in,
+                                       const typename Element<T>::Sum* scale, int64_t width) {
+  using Sum = typename Element<T>::Sum;
+  using Row = typename Element<T>::Row;
+  int64_t j = 0;
+  for (; j + kLanes <= width; j += kLanes) {
+    // All loads before the first store: large tensors begin at the same offset of a page, so a load
+    // right after a store to the same column of another row would wait for it (4K aliasing).
+    Row f[kRows], g[kRows];
+    for (int r = 0; r < kRows; ++r) {
+      f[r] = Element<T>::read(feature[r] + j);
+      g[r] = Element<T>::read(gradient[r] + j);
+    }
+    Row block = zeros<Row>();
+    for (int r = 0; r < kRows; ++r) add_scaled(block, g[r], scale[r]);
+    if (!first) {
+      Row before;
+      std::memcpy(&before, sum + j, sizeof(before));
+      add(block, before);
+    }
+    std::memcpy(sum + j, &block, sizeof(block));
+    for (int r = 0; r < kRows; ++r) Element<T>::gate_through(grad_in[r] + j, f[r], gradient[r] + j, g[r]);
+  }
+  for (; j < width; ++j) {
+    Sum block = 0;
+    for (int r = 0; r < kRows; ++r) block += (Sum)Element<T>::one(gradient[r] + j) * scale[r];
+    sum[j] = first ? block : block + sum[j];
+    for (int r = 0; r < kRows; ++r) grad_in[r][j] = Element<T>::one(feature[r] + j) <= 0 ? T{} : gradient[r][j];
+  }
+}
+
+template <typename T>
+__attribute__((noinline)) void gate_rows(const T* const* feature, const T* const* gradient, T* const* grad_in,
+                                         int count, int64_t width) {
+  for (int r = 0; r < count; ++r) {
+    for (int64_t j = 0; j < width; ++j) {
+      grad_in[r][j] = Element<T>::one(feature[r] + j) <= 0 ? T{} : gradient[r][j];
+    }
+  }
+}
+
 struct TensorTotals {
   int32_t valid = 0, zero = 0;
   double norm = 0;
@@ -163,41 +208,60 @@ __attribute__((noinline)) unsigned add_unusual_block(typename Element<T>::Sum* s
   return finite;
 }
 
+// Rows of a block: up to kBlock of one segment.
 template <typename T>
-TFC_INLINE unsigned add_unit_block(typename Element<T>::Sum* sum, bool first, const T* const* rows,
-                                   const double* squares, int count, int64_t width, TensorTotals& totals) {
+struct Block {
+  const T* rows[2][kBlock];  // feature, gradient
+  T* grad_in[kBlock];
+  int count;
+};
+
+// Second loop over a block, for tensor kTensor; returns which of its rows are finite, as bits.
+template <typename T, Job kJob, int kTensor>
+TFC_INLINE unsigned add_unit_block(const Block<T>& block, typename Element<T>::Sum* sum, bool first,
+                                   const double* squares, int64_t width, TensorTotals& totals) {
   using Sum = typename Element<T>::Sum;
+  constexpr bool kWrites = kJob == Job::kReluBackward && kTensor == 1;
+  const int count = block.count;
+  const T* const* rows = block.rows[kTensor];
   bool usual = true;
   for (int r = 0; r < count; ++r) usual &= in_range<T>(squares[r]);
-  if (__builtin_expect(!usual, 0)) return add_unusual_block(sum, first, rows, squares, count, width, totals);
+  if (__builtin_expect(!usual, 0)) {
+    const unsigned finite = add_unusual_block(sum, first, rows, squares, count, width, totals);
+    if (kWrites) gate_rows(block.rows[0], rows, block.grad_in, count, width);
+    return finite;
+  }
   Sum scale[kBlock];
   double norm[kBlock];
   for (int r = 0; r < kBlock; ++r) norm[r] = __builtin_sqrt(squares[r]);
   for (int r = 0; r < kBlock; ++r) scale[r] = (Sum)(1.0 / norm[r]);
   for (int r = 0; r < count; ++r) totals.norm += norm[r];
   totals.valid += count;
-  add_unit_rows<T>(sum, first, rows, scale, count, width);
-  return (1u << count) - 1;
-}
-
-// gate_through counts a NaN as open, since ReLU's own backward lets it through: take those back.
-template <typename T>
-__attribute__((noinline)) void close_nan_gates(const T* feature, int64_t width, int32_t* gates) {
-  for (int64_t j = 0; j < width; ++j) {
-    const auto value = Element<T>::one(feature + j);
-    gates[j] -= value != value;
+  if constexpr (kWrites) {
+    const T* const* f = block.rows[0];
+    T* const* out = block.grad_in;
+    switch (count) {
+      case 4: add_unit_rows_and_gate<T, 4>(sum, first, f, rows, out, scale, width); break;
+      case 3: add_unit_rows_and_gate<T, 3>(sum, first, f, rows, out, scale, width); break;
+      case 2: add_unit_rows_and_gate<T, 2>(sum, first, f, rows, out, scale, width); break;
+      default: add_unit_rows_and_gate<T, 1>(sum, first, f, rows, out, scale, width);
+    }
+  } else {
+    add_unit_rows<T>(sum, first, rows, scale, count, width);
   }
+  return (1u << count) - 1;
 }
 
 // First loop over a block of kRows rows; squares[t][r] come out in double.
 template <typename T, Job kJob, int kRows>
-TFC_INLINE void scan_block(const T* const* feature, const T* const* gradient, T* const* grad_in, int64_t width,
-                           int32_t* gates, bool first, double (*squares)[kBlock]) {
+TFC_INLINE void scan_block(const Block<T>& block, int64_t width, int32_t* gates, bool first,
+                           double (*squares)[kBlock]) {
   constexpr bool kCosines = kJob != Job::kGates;
   constexpr bool kCounts = kJob != Job::kCosine;
   constexpr bool kGradient = kJob == Job::kPair || kJob == Job::kReluBackward;
-  constexpr bool kWrites = kJob == Job::kReluBackward;
   using Row = typename Element<T>::Row;
+  const T* const* feature = block.rows[0];
+  const T* const* gradient = block.rows[1];
   Doubles wide_f[kRows], wide_g[kRows];
   for (int r = 0; r < kRows; ++r) wide_f[r] = wide_g[r] = zeros<Doubles>();
 
@@ -210,21 +274,11 @@ TFC_INLINE void scan_block(const T* const* feature, const T* const* gradient, T*
     for (; j < stop; j += kLanes) {
       Ints open = zeros<Ints>();
       if (kCounts && !first) open = load<int32_t, NativeInt>(gates + j);
-      // All loads before the first store: large tensors begin at the same offset of a page, so a
-      // load right after a store to the same column of another row would wait for it (4K aliasing).
-      Row f[kRows], g[kRows];
       for (int r = 0; r < kRows; ++r) {
-        f[r] = Element<T>::read(feature[r] + j);
-        if constexpr (kGradient) g[r] = Element<T>::read(gradient[r] + j);
-      }
-      for (int r = 0; r < kRows; ++r) {
-        if constexpr (kCosines) add_square(sum_f[r], f[r]);
-        if constexpr (kGradient) add_square(sum_g[r], g[r]);
-        if constexpr (kWrites) {
-          Element<T>::gate_through(grad_in[r] + j, open, f[r], gradient[r] + j, g[r]);
-        } else if constexpr (kCounts) {
-          count_positive(open, f[r]);
-        }
+        const Row f = Element<T>::read(feature[r] + j);
+        if constexpr (kCounts) count_positive(open, f);
+        if constexpr (kCosines) add_square(sum_f[r], f);
+        if constexpr (kGradient) add_square(sum_g[r], Element<T>::read(gradient[r] + j));
       }
       if constexpr (kCounts) store<int32_t, NativeInt>(gates + j, open);
     }
@@ -241,22 +295,15 @@ TFC_INLINE void scan_block(const T* const* feature, const T* const* gradient, T*
       alignas(64) T lane[kLanes];
       copy_some(lane, feature[r] + j, rest);
       const Row f = Element<T>::read(lane);
-      if constexpr (kCounts && !kWrites) count_positive(open, f);
+      if constexpr (kCounts) count_positive(open, f);
       Row sum = zeros<Row>();
       add_square(sum, f);
       if constexpr (kCosines) add_widened(wide_f[r], sum);
       if constexpr (kGradient) {
         copy_some(lane, gradient[r] + j, rest);
-        const Row g = Element<T>::read(lane);
         sum = zeros<Row>();
-        add_square(sum, g);
+        add_square(sum, Element<T>::read(lane));
         add_widened(wide_g[r], sum);
-        if constexpr (kWrites) {
-          // The padding lanes are shut, as their features are zero.
-          alignas(64) T out[kLanes];
-          Element<T>::gate_through(out, open, f, lane, g);
-          std::memcpy(grad_in[r] + j, out, rest * sizeof(T));
-        }
       }
     }
     store<int32_t, NativeInt>(open_lane, open);
@@ -269,9 +316,28 @@ TFC_INLINE void scan_block(const T* const* feature, const T* const* gradient, T*
 }
 
 template <typename T, Job kJob>
+TFC_INLINE Block<T> find_block(const RowPass& pass, const Segment& segment, int32_t begin) {
+  Block<T> block;
+  block.count = segment.rows - begin < kBlock ? segment.rows - begin : kBlock;
+  for (int r = 0; r < block.count; ++r) {
+    const int64_t position = segment.begin + begin + r;
+    const int64_t row = pass.order ? pass.order[position] : position;
+    block.rows[0][r] = (const T*)pass.feature + row * pass.feature_stride;
+    if constexpr (kJob == Job::kPair || kJob == Job::kReluBackward) {
+      block.rows[1][r] = (const T*)pass.gradient + row * pass.gradient_stride;
+    }
+    if constexpr (kJob == Job::kReluBackward) {
+      block.grad_in[r] = (T*)pass.grad_in + row * pass.grad_in_stride;
+    }
+  }
+  return block;
+}
+
+template <typename T, Job kJob>
 void row_pass(const RowPass& pass, int64_t first_segment, int64_t last_segment) {
   using Sum = typename Element<T>::Sum;
-  constexpr int kTensors = kJob == Job::kPair || kJob == Job::kReluBackward ? 2 : kJob == Job::kGates ? 0 : 1;
+  constexpr bool kCosines = kJob != Job::kGates;
+  constexpr bool kGradient = kJob == Job::kPair || kJob == Job::kReluBackward;
   const int64_t width = pass.width;
   for (int64_t s = first_segment; s < last_segment; ++s) {
     const Segment& segment = pass.segments[s];
@@ -279,37 +345,25 @@ void row_pass(const RowPass& pass, int64_t first_segment, int64_t last_segment) 
     TensorTotals tensors[2];
     int32_t nonfinite = 0;
     for (int32_t begin = 0; begin < segment.rows; begin += kBlock) {
-      const int count = segment.rows - begin < kBlock ? segment.rows - begin : kBlock;
+      const Block<T> block = find_block<T, kJob>(pass, segment, begin);
       const bool first = begin == 0;
-      const T* f[kBlock];
-      const T* g[kBlock];
-      T* out[kBlock];
-      for (int r = 0; r < count; ++r) {
-        const int64_t position = segment.begin + begin + r;
-        const int64_t row = pass.order ? pass.order[position] : position;
-        f[r] = (const T*)pass.feature + row * pass.feature_stride;
-        if (kTensors == 2) g[r] = (const T*)pass.gradient + row * pass.gradient_stride;
-        if (kJob == Job::kReluBackward) out[r] = (T*)pass.grad_in + row * pass.grad_in_stride;
-      }
       double squares[2][kBlock] = {};
-      switch (count) {
-        case 4: scan_block<T, kJob, 4>(f, g, out, width, gates, first, squares); break;
-        case 3: scan_block<T, kJob, 3>(f, g, out, width, gates, first, squares); break;
-        case 2: scan_block<T, kJob, 2>(f, g, out, width, gates, first, squares); break;
-        default: scan_block<T, kJob, 1>(f, g, out, width, gates, first, squares);
+      switch (block.count) {
+        case 4: scan_block<T, kJob, 4>(block, width, gates, first, squares); break;
+        case 3: scan_block<T, kJob, 3>(block, width, gates, first, squares); break;
+        case 2: scan_block<T, kJob, 2>(block, width, gates, first, squares); break;
+        default: scan_block<T, kJob, 1>(block, width, gates, first, squares);
       }
-      unsigned finite = (1u << count) - 1;
-      for (int t = 0; t < kTensors; ++t) {
-        const unsigned of_tensor = add_unit_block((Sum*)pass.sums[t] + s * width, first, t == 0 ? f : g, squares[t],
-                                                  count, width, tensors[t]);
-        if (kJob == Job::kReluBackward && t == 0 && of_tensor != finite) {
-          for (int r = 0; r < count; ++r) {
-            if (!(of_tensor >> r & 1)) close_nan_gates(f[r], width, gates);
-          }
-        }
-        finite &= of_tensor;
+      unsigned finite = (1u << block.count) - 1;
+      if constexpr (kCosines) {
+        Sum* sum = (Sum*)pass.sums[0] + s * width;
+        finite &= add_unit_block<T, kJob, 0>(block, sum, first, squares[0], width, tensors[0]);
       }
-      nonfinite += count - __builtin_popcount(finite);
+      if constexpr (kGradient) {
+        Sum* sum = (Sum*)pass.sums[1] + s * width;
+        finite &= add_unit_block<T, kJob, 1>(block, sum, first, squares[1], width, tensors[1]);
+      }
+      nonfinite += block.count - __builtin_popcount(finite);
     }
     pass.totals[s] = {{tensors[0].valid, tensors[1].valid},
                       {tensors[0].zero, tensors[1].zero},

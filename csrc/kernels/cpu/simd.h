@@ -88,16 +88,11 @@ TFC_INLINE void add_scaled(P& sum, const P& value, Scale scale) {
 
 // ---- lanes greater than zero, counted; NaN counts as closed ----------------------------------
 
-#if TFC_VECTOR_BYTES == 64
-TFC_INLINE NativeInt count_mask(NativeInt count, __mmask16 open) {
-  return (NativeInt)_mm512_mask_sub_epi32((__m512i)count, open, (__m512i)count, _mm512_set1_epi32(-1));
-}
-#endif
-
 TFC_INLINE void count_positive(Ints& count, const Floats& value) {
 #if TFC_VECTOR_BYTES == 64
-  count.part[0] = count_mask(count.part[0],
-                             _mm512_cmp_ps_mask((__m512)value.part[0], _mm512_setzero_ps(), _CMP_GT_OQ));
+  const __mmask16 open = _mm512_cmp_ps_mask((__m512)value.part[0], _mm512_setzero_ps(), _CMP_GT_OQ);
+  count.part[0] = (NativeInt)_mm512_mask_sub_epi32((__m512i)count.part[0], open, (__m512i)count.part[0],
+                                                   _mm512_set1_epi32(-1));
 #else
   for (int i = 0; i < Floats::kParts; ++i) {
     count.part[i] -= (NativeInt)(value.part[i] > NativeFloat{});
@@ -105,24 +100,18 @@ TFC_INLINE void count_positive(Ints& count, const Floats& value) {
 #endif
 }
 
-// `open`: 0 or -1 in each of the sixteen lanes.
-TFC_INLINE void count_open(Ints& count, const NativeLong* open) {
+TFC_INLINE void count_positive(Ints& count, const Doubles& value) {
   alignas(64) int32_t lane[kLanes];
   for (int i = 0; i < Doubles::kParts; ++i) {
-    const HalfInt narrow = __builtin_convertvector(open[i], HalfInt);
+    const NativeLong open = value.part[i] > NativeDouble{};
+    const HalfInt narrow = __builtin_convertvector(open, HalfInt);
     std::memcpy(lane + i * Doubles::kWidth, &narrow, sizeof(narrow));
   }
   for (int i = 0; i < Ints::kParts; ++i) {
-    NativeInt wide;
-    std::memcpy(&wide, lane + i * Ints::kWidth, sizeof(wide));
-    count.part[i] -= wide;
+    NativeInt open;
+    std::memcpy(&open, lane + i * Ints::kWidth, sizeof(open));
+    count.part[i] -= open;
   }
-}
-
-TFC_INLINE void count_positive(Ints& count, const Doubles& value) {
-  NativeLong open[Doubles::kParts];
-  for (int i = 0; i < Doubles::kParts; ++i) open[i] = value.part[i] > NativeDouble{};
-  count_open(count, open);
 }
 
 // ---- float sums into double sums -------------------------------------------------------------
@@ -165,8 +154,8 @@ TFC_INLINE double total(const Doubles& value) {
 
 // ---- the four element types ------------------------------------------------------------------
 // Element<T>: Row is the lane type it computes in; read loads sixteen elements, one a single one;
-// gate_through writes `gradient` where the feature is not <= 0, else +0, and counts those lanes in
-// `open`. That is bit for bit what ReLU's own backward writes: a NaN feature lets the gradient through.
+// gate_through writes `gradient` where the feature is not <= 0, else +0. That is bit for bit what
+// ReLU's own backward writes: a NaN feature lets the gradient through.
 
 struct BFloat16 {
   uint16_t bits;
@@ -184,17 +173,15 @@ struct Element<float> {
   using Row = Floats;
   static TFC_INLINE Row read(const float* from) { return load<float, NativeFloat>(from); }
   static TFC_INLINE float one(const float* from) { return *from; }
-  static TFC_INLINE void gate_through(float* out, Ints& open, const Row& feature, const float*, const Row& loaded) {
+  static TFC_INLINE void gate_through(float* out, const Row& feature, const float*, const Row& loaded) {
 #if TFC_VECTOR_BYTES == 64
     const __mmask16 passes = _mm512_cmp_ps_mask((__m512)feature.part[0], _mm512_setzero_ps(), _CMP_NLE_UQ);
     _mm512_storeu_ps(out, _mm512_maskz_mov_ps(passes, (__m512)loaded.part[0]));
-    open.part[0] = count_mask(open.part[0], passes);
 #else
     Row value;
     for (int i = 0; i < Row::kParts; ++i) {
       const NativeInt passes = ~(NativeInt)(feature.part[i] <= NativeFloat{});
       value.part[i] = (NativeFloat)(passes & (NativeInt)loaded.part[i]);
-      open.part[i] -= passes;
     }
     store<float, NativeFloat>(out, value);
 #endif
@@ -207,24 +194,21 @@ struct Element<double> {
   using Row = Doubles;
   static TFC_INLINE Row read(const double* from) { return load<double, NativeDouble>(from); }
   static TFC_INLINE double one(const double* from) { return *from; }
-  static TFC_INLINE void gate_through(double* out, Ints& open, const Row& feature, const double*, const Row& loaded) {
+  static TFC_INLINE void gate_through(double* out, const Row& feature, const double*, const Row& loaded) {
     Row value;
-    NativeLong passes[Row::kParts];
     for (int i = 0; i < Row::kParts; ++i) {
-      passes[i] = ~(NativeLong)(feature.part[i] <= NativeDouble{});
-      value.part[i] = (NativeDouble)(passes[i] & (NativeLong)loaded.part[i]);
+      const NativeLong passes = ~(NativeLong)(feature.part[i] <= NativeDouble{});
+      value.part[i] = (NativeDouble)(passes & (NativeLong)loaded.part[i]);
     }
-    count_open(open, passes);
     store<double, NativeDouble>(out, value);
   }
 };
 
-TFC_INLINE void gate_bits(uint16_t* out, Ints& open, const Floats& feature, const uint16_t* gradient) {
+TFC_INLINE void gate_bits(uint16_t* out, const Floats& feature, const uint16_t* gradient) {
   for (int i = 0; i < Floats::kParts; ++i) {
     HalfBits bits;
     std::memcpy(&bits, gradient + i * Floats::kWidth, sizeof(bits));
     const NativeInt passes = ~(NativeInt)(feature.part[i] <= NativeFloat{});
-    open.part[i] -= passes;
     bits &= __builtin_convertvector((NativeBits)passes, HalfBits);
     std::memcpy(out + i * Floats::kWidth, &bits, sizeof(bits));
   }
@@ -249,8 +233,8 @@ struct Element<BFloat16> {
     std::memcpy(&value, &bits, sizeof(value));
     return value;
   }
-  static TFC_INLINE void gate_through(BFloat16* out, Ints& open, const Row& feature, const BFloat16* gradient, const Row&) {
-    gate_bits(&out->bits, open, feature, &gradient->bits);
+  static TFC_INLINE void gate_through(BFloat16* out, const Row& feature, const BFloat16* gradient, const Row&) {
+    gate_bits(&out->bits, feature, &gradient->bits);
   }
 };
 
@@ -298,8 +282,8 @@ struct Element<Float16> {
 #endif
   }
   static TFC_INLINE float one(const Float16* from) { return half_to_float(from->bits); }
-  static TFC_INLINE void gate_through(Float16* out, Ints& open, const Row& feature, const Float16* gradient, const Row&) {
-    gate_bits(&out->bits, open, feature, &gradient->bits);
+  static TFC_INLINE void gate_through(Float16* out, const Row& feature, const Float16* gradient, const Row&) {
+    gate_bits(&out->bits, feature, &gradient->bits);
   }
 };
 
