@@ -18,10 +18,10 @@ import torch
 # `python benchmarks/kernel_ratios.py` finds the modules of this folder by itself; pytest does not.
 sys.path.insert(0, str(Path(__file__).parent))
 
-import heap
 from workloads import Workload
 
 from tfc_fast import _C
+from tfc_fast.bench import heap
 from tfc_fast.environment import versions
 
 _WARM_UP_ROUNDS = 3

@@ -25,7 +25,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-import heap
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -33,6 +32,7 @@ import workloads
 from workloads import Case, Workload
 
 from tfc_fast import _C
+from tfc_fast.bench import heap
 from tfc_fast.bench.overhead import Shape
 from tfc_fast.environment import environment, thread_count
 from tfc_fast.files import atomic_write, make_writable_folder

@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from tfc_fast.bench.contenders import CONTENDERS, Contender
+from tfc_fast.bench.heap import keep_memory, malloc_settings
 from tfc_fast.environment import environment, thread_count
 from tfc_fast.models import MLP
 
@@ -76,6 +77,7 @@ def measure_overhead(
     steps: int | None = None,
     seconds: float = DEFAULT_SECONDS,
     threads: int | None = None,
+    keep_freed_memory: bool = True,
     on_shape: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
     """Measure every shape.
@@ -87,6 +89,10 @@ def measure_overhead(
         steps: Steps per shape; None: as many as fit into `seconds`.
         seconds: Time per shape, in seconds.
         threads: CPU threads; None: as torch is set up.
+        keep_freed_memory: Let the process keep the memory it frees, for all providers alike and for
+            good. glibc's malloc otherwise gives it back to the system at some steps and not at
+            others, and the page faults that follow hit one provider or another by the luck of the
+            heap's layout: up to a tenth of a step.
         on_shape: Called with the result of each shape as soon as it is there.
 
     Returns:
@@ -94,6 +100,7 @@ def measure_overhead(
 
     Raises:
         ValueError: A provider is unknown, "plain" is missing, or a number is out of range.
+        OSError: The C library cannot keep freed memory.
     """
     unknown = [name for name in providers if name not in CONTENDERS]
     if unknown:
@@ -105,6 +112,8 @@ def measure_overhead(
             raise ValueError(f"{name}: {value} given, at least 1 is wanted")
     if not seconds > 0:
         raise ValueError(f"seconds: {seconds} given, more than 0 is wanted")
+    if keep_freed_memory:
+        keep_memory()
     results = []
     with thread_count(threads):
         machine = environment(torch.device("cpu"))
@@ -124,6 +133,8 @@ def measure_overhead(
             "steps": steps,
             "seconds": None if steps else seconds,
             "providers": list(providers),
+            "keep_freed_memory": keep_freed_memory,
+            "malloc": malloc_settings(),
         },
         "device": "cpu",
         **machine,

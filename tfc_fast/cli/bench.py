@@ -47,6 +47,13 @@ def _configure_overhead(parser: argparse.ArgumentParser) -> None:
         metavar="LIST",
         help="which to measure; plain is always needed (default: %(default)s)",
     )
+    parser.add_argument(
+        "--malloc",
+        choices=("keep", "default"),
+        default="keep",
+        help="keep: the process keeps the memory it frees, for all providers alike, so that page "
+        "faults, which glibc spreads by luck, stay out of the ratios (default: %(default)s)",
+    )
     parser.add_argument("--json", metavar="FILE", help="write the results to a file, too")
 
 
@@ -67,11 +74,13 @@ def _run_overhead(arguments: argparse.Namespace) -> int:
         steps=arguments.steps,
         seconds=arguments.seconds,
         threads=arguments.threads,
+        keep_freed_memory=arguments.malloc == "keep",
         on_shape=lambda result: print(_row(result, columns), flush=True),
     )
     print(
         f"{results['device_name']}, {results['threads']} threads, torch "
-        f"{results['versions']['torch']}, float32, {arguments.depth} linear layers"
+        f"{results['versions']['torch']}, float32, {arguments.depth} linear layers, "
+        f"malloc: {arguments.malloc}"
     )
     if arguments.json is not None:
         text = json.dumps(results, indent=2) + "\n"

@@ -23,9 +23,11 @@ def keep_memory() -> None:
     """From now on freed memory is never given back to the system; there is no way back.
 
     Raises:
-        OSError: glibc refused.
+        OSError: The C library cannot be told so.
     """
-    mallopt = ctypes.CDLL(None).mallopt
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        raise OSError("this C library has no mallopt; measure with its malloc as it is")
     for parameter, value in ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, -1)):
         if mallopt(parameter, value) != 1:
             raise OSError(f"mallopt({parameter}, {value}): refused by the C library")
