@@ -37,12 +37,12 @@ test: setup ## Run all tests
 lint: setup ## Check style of Python and C++
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	git ls-files 'csrc/*' | xargs $(CURDIR)/$(BIN)/clang-format --dry-run --Werror
+	git ls-files csrc | xargs $(CURDIR)/$(BIN)/clang-format --dry-run --Werror
 
 format: setup ## Bring Python and C++ into shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	git ls-files 'csrc/*' | xargs $(BIN)/clang-format -i
+	git ls-files csrc | xargs $(BIN)/clang-format -i
 
 types: setup ## Check types
 	$(BIN)/mypy

@@ -30,10 +30,10 @@ struct BatchSums {
   double rows = 0;
   double width = 0;
   double nonfinite = 0;
-  double labelled = 0;     // 0: no labels, so within and between are not measured
-  double last_batch = 0;   // number of the micro-batch seen last
-  double units_begin = -1; // where the site's units start in the window buffer; -1: not placed
-  double nanoseconds = 0;  // time in the kernel
+  double labelled = 0;      // 0: no labels, so within and between are not measured
+  double last_batch = 0;    // number of the micro-batch seen last
+  double units_begin = -1;  // where the site's units start in the window buffer; -1: not placed
+  double nanoseconds = 0;   // time in the kernel
   CosineSums feature;
   CosineSums gradient;
   GateSums gates;
@@ -44,12 +44,12 @@ constexpr int64_t kSiteDoubles = sizeof(BatchSums) / sizeof(double);
 
 // Row 0 of that tensor.
 struct StepHeader {
-  double enabled;      // 0: kernels leave sites alone in this step
-  double step;         // number of the step being recorded
-  double batch;        // micro-batches begun so far
-  double batch_rows;   // labels given for the current micro-batch; -1: none yet
-  double window;       // steps of dead_window_frac
-  double units_used;   // units placed in the window buffer
+  double enabled;     // 0: kernels leave sites alone in this step
+  double step;        // number of the step being recorded
+  double batch;       // micro-batches begun so far
+  double batch_rows;  // labels given for the current micro-batch; -1: none yet
+  double window;      // steps of dead_window_frac
+  double units_used;  // units placed in the window buffer
 };
 static_assert(sizeof(StepHeader) <= sizeof(BatchSums));
 

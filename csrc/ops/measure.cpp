@@ -19,12 +19,13 @@ void check_grouping(const Grouping& groups, const at::Tensor& x, const char* wha
   if (!groups.labelled()) return;
   const at::Tensor& class_ptr = groups.class_ptr;
   const at::Tensor& order = groups.order;
-  TORCH_CHECK_VALUE(class_ptr.scalar_type() == at::kLong && class_ptr.is_contiguous() && class_ptr.dim() == 1 &&
-                        class_ptr.numel() >= 2,
+  TORCH_CHECK_VALUE(class_ptr.scalar_type() == at::kLong && class_ptr.is_contiguous() &&
+                        class_ptr.dim() == 1 && class_ptr.numel() >= 2,
                     what, ": class_ptr must be a contiguous int64 tensor [num_classes + 1], got ",
                     class_ptr.scalar_type(), " ", class_ptr.sizes());
   TORCH_CHECK_VALUE(order.scalar_type() == at::kLong && order.is_contiguous() && order.dim() == 1, what,
-                    ": order must be a contiguous int64 tensor [n], got ", order.scalar_type(), " ", order.sizes());
+                    ": order must be a contiguous int64 tensor [n], got ", order.scalar_type(), " ",
+                    order.sizes());
   const int64_t* begin = class_ptr.const_data_ptr<int64_t>();
   const int64_t classes = class_ptr.numel() - 1;
   TORCH_CHECK_VALUE(begin[0] == 0 && std::is_sorted(begin, begin + classes + 1), what,
@@ -32,16 +33,16 @@ void check_grouping(const Grouping& groups, const at::Tensor& x, const char* wha
   TORCH_CHECK_VALUE(begin[classes] == x.size(0), what, ": ", begin[classes],
                     " labels were given, but the tensor has ", x.size(0), " rows (shape ", x.sizes(),
                     "); give one label per row");
-  TORCH_CHECK_VALUE(order.numel() >= x.size(0), what, ": order has ", order.numel(), " entries for ", x.size(0),
-                    " rows");
+  TORCH_CHECK_VALUE(order.numel() >= x.size(0), what, ": order has ", order.numel(), " entries for ",
+                    x.size(0), " rows");
 }
 
 void check_order(const Grouping& groups, const at::Tensor& x, const char* what) {
   if (!groups.labelled()) return;
   const int64_t* row = groups.order.const_data_ptr<int64_t>();
   for (int64_t i = 0; i < x.size(0); ++i) {
-    TORCH_CHECK_VALUE(row[i] >= 0 && row[i] < x.size(0), what, ": order[", i, "] is ", row[i], ", the tensor has ",
-                      x.size(0), " rows");
+    TORCH_CHECK_VALUE(row[i] >= 0 && row[i] < x.size(0), what, ": order[", i, "] is ", row[i],
+                      ", the tensor has ", x.size(0), " rows");
   }
 }
 
@@ -55,7 +56,8 @@ at::Tensor as_rows(const at::Tensor& x) {
   const int64_t width = rows > 0 ? x.numel() / rows : 0;
   if (rows == 0) return x.reshape({0, std::max<int64_t>(1, c10::multiply_integers(x.sizes().slice(1)))});
   // view() merges the inner dimensions without a copy where their strides allow it.
-  const at::Tensor rows_view = x.is_contiguous() || x.dim() == 2 ? x.view({rows, width}) : x.reshape({rows, width});
+  const at::Tensor rows_view =
+      x.is_contiguous() || x.dim() == 2 ? x.view({rows, width}) : x.reshape({rows, width});
   if (width <= 1 || rows_view.stride(1) == 1) return rows_view;
   return rows_view.contiguous();
 }
@@ -67,12 +69,17 @@ constexpr int64_t kElementsPerThread = 16384;
 
 cpu::Scalar scalar_of(at::ScalarType type) {
   switch (type) {
-    case at::kFloat: return cpu::Scalar::kFloat32;
-    case at::kDouble: return cpu::Scalar::kFloat64;
-    case at::kBFloat16: return cpu::Scalar::kBFloat16;
-    case at::kHalf: return cpu::Scalar::kFloat16;
+    case at::kFloat:
+      return cpu::Scalar::kFloat32;
+    case at::kDouble:
+      return cpu::Scalar::kFloat64;
+    case at::kBFloat16:
+      return cpu::Scalar::kBFloat16;
+    case at::kHalf:
+      return cpu::Scalar::kFloat16;
     default:
-      TORCH_CHECK_TYPE(false, "dtype ", type, " is not supported; wanted float16, bfloat16, float32 or float64");
+      TORCH_CHECK_TYPE(false, "dtype ", type,
+                       " is not supported; wanted float16, bfloat16, float32 or float64");
   }
 }
 
@@ -160,7 +167,8 @@ BatchSums run(cpu::Job job, const at::Tensor& feature, const at::Tensor& gradien
   row_pass.sums[1] = scratch.at<char>(gradient_at);
   row_pass.gates = scratch.at<int32_t>(gates_at);
   row_pass.totals = scratch.at<cpu::SegmentTotals>(totals_at);
-  const int64_t elements_per_segment = std::max<int64_t>(1, rows * width / std::max<int64_t>(1, num_segments));
+  const int64_t elements_per_segment =
+      std::max<int64_t>(1, rows * width / std::max<int64_t>(1, num_segments));
   at::parallel_for(0, num_segments, std::max<int64_t>(1, kElementsPerThread / elements_per_segment),
                    [&](int64_t first, int64_t last) {
                      kernels.row_pass[static_cast<int>(job)][static_cast<int>(scalar)](row_pass, first, last);
@@ -206,8 +214,8 @@ BatchSums run(cpu::Job job, const at::Tensor& feature, const at::Tensor& gradien
 
 }  // namespace
 
-BatchSums measure(cpu::Job job, const at::Tensor& feature, const at::Tensor& gradient, const at::Tensor& grad_in,
-                  const Grouping& groups, const UnitHistory& units) {
+BatchSums measure(cpu::Job job, const at::Tensor& feature, const at::Tensor& gradient,
+                  const at::Tensor& grad_in, const Grouping& groups, const UnitHistory& units) {
   return run(job, feature, gradient, grad_in, groups, units, nullptr);
 }
 

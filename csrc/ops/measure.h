@@ -42,8 +42,8 @@ struct UnitHistory {
 
 // One batch of rows. `gradient` for jobs kPair and kReluBackward, `grad_in` for kReluBackward; all
 // [n, d] with contiguous rows and of one dtype.
-BatchSums measure(cpu::Job job, const at::Tensor& feature, const at::Tensor& gradient, const at::Tensor& grad_in,
-                  const Grouping& groups, const UnitHistory& units);
+BatchSums measure(cpu::Job job, const at::Tensor& feature, const at::Tensor& gradient,
+                  const at::Tensor& grad_in, const Grouping& groups, const UnitHistory& units);
 
 struct UnitCounts {
   int64_t dead;

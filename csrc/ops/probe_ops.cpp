@@ -14,9 +14,9 @@
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/relu.h>
 #include <ATen/ops/threshold_backward.h>
+#include <c10/core/impl/TorchDispatchModeTLS.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/custom_class.h>
-#include <c10/core/impl/TorchDispatchModeTLS.h>
 #include <torch/library.h>
 
 #include <chrono>
@@ -37,7 +37,8 @@ class Clock {
  public:
   double nanoseconds() const {
     return static_cast<double>(
-        std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now() - start_).count());
+        std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now() - start_)
+            .count());
   }
 
  private:
@@ -49,9 +50,10 @@ void check_state(const Tensor& sites, const Tensor& units, int64_t site, const c
                         sites.is_contiguous(),
                     op, ": sites must be a contiguous float64 tensor [1 + sites, ", kSiteDoubles, "], got ",
                     sites.scalar_type(), " ", sites.sizes());
-  TORCH_CHECK_VALUE(units.scalar_type() == at::kInt && units.dim() == 2 && units.size(0) == 2 && units.is_contiguous(),
-                    op, ": units must be a contiguous int32 tensor [2, capacity], got ", units.scalar_type(), " ",
-                    units.sizes());
+  TORCH_CHECK_VALUE(
+      units.scalar_type() == at::kInt && units.dim() == 2 && units.size(0) == 2 && units.is_contiguous(), op,
+      ": units must be a contiguous int32 tensor [2, capacity], got ", units.scalar_type(), " ",
+      units.sizes());
   TORCH_CHECK_INDEX(site >= 0 && site + 1 < sites.size(0), op, ": site ", site, " of ", sites.size(0) - 1);
 }
 
@@ -72,7 +74,9 @@ struct Recording {
 // no room is recorded without them; the recorder makes room between steps.
 Recording open_recording(Tensor& sites, Tensor& units, int64_t site, int64_t width) {
   double* rows = sites.mutable_data_ptr<double>();
-  Recording recording{*reinterpret_cast<StepHeader*>(rows), *reinterpret_cast<BatchSums*>(rows + (1 + site) * kSiteDoubles), {}};
+  Recording recording{*reinterpret_cast<StepHeader*>(rows),
+                      *reinterpret_cast<BatchSums*>(rows + (1 + site) * kSiteDoubles),
+                      {}};
   StepHeader& header = recording.header;
   BatchSums& sums = recording.site;
   TORCH_CHECK_VALUE(sums.units_begin < 0 || sums.width == width, "site ", site, " had ", sums.width,
@@ -83,8 +87,8 @@ Recording open_recording(Tensor& sites, Tensor& units, int64_t site, int64_t wid
     sums.units_begin = header.units_used;
     header.units_used += width;
   }
-  TORCH_CHECK_VALUE(sums.units_begin < 0 || sums.units_begin + width <= capacity, "units: has room for ", capacity,
-                    " units, but the units of site ", site, " end at ", sums.units_begin + width);
+  TORCH_CHECK_VALUE(sums.units_begin < 0 || sums.units_begin + width <= capacity, "units: has room for ",
+                    capacity, " units, but the units of site ", site, " end at ", sums.units_begin + width);
   if (sums.units_begin >= 0) {
     int32_t* last_open = units.mutable_data_ptr<int32_t>() + static_cast<int64_t>(sums.units_begin);
     recording.units = {last_open, last_open + capacity, static_cast<int32_t>(header.step)};
@@ -166,13 +170,14 @@ bool owns_alone(const Tensor& grad) {
 }
 
 // The memory of `grad` becomes grad_in; empty where that cannot be, and then nothing has happened.
-std::optional<Tensor> relu_probe_backward_in_place(const Tensor& grad, const Tensor& result, const Tensor& order,
-                                                   const Tensor& class_ptr, Tensor& sites, Tensor& units,
-                                                   int64_t site) {
+std::optional<Tensor> relu_probe_backward_in_place(const Tensor& grad, const Tensor& result,
+                                                   const Tensor& order, const Tensor& class_ptr,
+                                                   Tensor& sites, Tensor& units, int64_t site) {
   const bool full = result.scalar_type() == at::kFloat || result.scalar_type() == at::kDouble;
   if (!full || !grad.is_cpu() || !result.is_cpu() || at::isTensorSubclassLike(grad) ||
-      at::isTensorSubclassLike(result) || c10::impl::TorchDispatchModeTLS::any_modes_set() || !is_enabled(sites) ||
-      grad.sizes() != result.sizes() || result.dim() < 1 || !can_fuse(grad, result) || !owns_alone(grad)) {
+      at::isTensorSubclassLike(result) || c10::impl::TorchDispatchModeTLS::any_modes_set() ||
+      !is_enabled(sites) || grad.sizes() != result.sizes() || result.dim() < 1 || !can_fuse(grad, result) ||
+      !owns_alone(grad)) {
     return std::nullopt;
   }
   check_state(sites, units, site, "relu_probe_backward");
@@ -180,7 +185,8 @@ std::optional<Tensor> relu_probe_backward_in_place(const Tensor& grad, const Ten
   return grad;
 }
 
-Tensor relu_probe_forward(const Tensor& x, const Tensor&, const Tensor&, const Tensor&, const Tensor&, int64_t) {
+Tensor relu_probe_forward(const Tensor& x, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
+                          int64_t) {
   return at::relu(x);
 }
 
@@ -188,12 +194,13 @@ Tensor tap_forward(const Tensor& x, const Tensor&, const Tensor&, const Tensor&,
   return x.clone();
 }
 
-Tensor relu_probe_backward_meta(const Tensor& grad, const Tensor& result, const Tensor&, const Tensor&, Tensor&,
-                                Tensor&, int64_t) {
+Tensor relu_probe_backward_meta(const Tensor& grad, const Tensor& result, const Tensor&, const Tensor&,
+                                Tensor&, Tensor&, int64_t) {
   return at::threshold_backward(grad, result, 0);  // the same strides
 }
 
-void tap_backward_meta(const Tensor&, const Tensor&, const Tensor&, const Tensor&, Tensor&, Tensor&, int64_t) {}
+void tap_backward_meta(const Tensor&, const Tensor&, const Tensor&, const Tensor&, Tensor&, Tensor&,
+                       int64_t) {}
 
 // ---- autograd --------------------------------------------------------------------------------
 
@@ -205,8 +212,8 @@ Tensor call_relu_probe_backward(const Tensor& grad, const Tensor& result, const 
   return op.call(grad, result, order, class_ptr, sites, units, site);
 }
 
-void call_tap_backward(const Tensor& grad, const Tensor& feature, const Tensor& order, const Tensor& class_ptr,
-                       Tensor& sites, Tensor& units, int64_t site) {
+void call_tap_backward(const Tensor& grad, const Tensor& feature, const Tensor& order,
+                       const Tensor& class_ptr, Tensor& sites, Tensor& units, int64_t site) {
   static const auto op = c10::Dispatcher::singleton()
                              .findSchemaOrThrow("tfc_fast::tap_backward", "")
                              .typed<decltype(tap_backward_cpu)>();
@@ -217,7 +224,8 @@ void call_tap_backward(const Tensor& grad, const Tensor& feature, const Tensor& 
 // backward, which the version check on saved variables would refuse. One object instead of five
 // arguments, so that autograd does not take the tensors for inputs of the node.
 struct State : torch::CustomClassHolder {
-  State(const Tensor& sites_, const Tensor& units_, const Tensor& order_, const Tensor& class_ptr_, int64_t site_)
+  State(const Tensor& sites_, const Tensor& units_, const Tensor& order_, const Tensor& class_ptr_,
+        int64_t site_)
       : sites(sites_), units(units_), order(order_), class_ptr(class_ptr_), site(site_) {}
   Tensor sites, units, order, class_ptr;
   int64_t site;
@@ -238,7 +246,8 @@ struct Node {
   // With create_graph=True the gradient must itself be differentiable: record from detached tensors
   // and let `differentiable` give the gradient.
   template <typename Fused, typename Differentiable>
-  static List backward(Context* ctx, const Tensor& grad, const Fused& fused, const Differentiable& differentiable) {
+  static List backward(Context* ctx, const Tensor& grad, const Fused& fused,
+                       const Differentiable& differentiable) {
     List grads(2);
     if (!grad.defined()) return grads;
     const Tensor feature = ctx->get_saved_variables()[0];
@@ -251,22 +260,25 @@ struct Node {
       }
       grads[0] = differentiable(grad, feature);
     } else {
-      grads[0] = fused(grad, feature, state->order, state->class_ptr, state->sites, state->units, state->site);
+      grads[0] =
+          fused(grad, feature, state->order, state->class_ptr, state->sites, state->units, state->site);
     }
     return grads;
   }
 };
 
-Tensor relu_backward(const Tensor& grad, const Tensor& result) { return at::threshold_backward(grad, result, 0); }
+Tensor relu_backward(const Tensor& grad, const Tensor& result) {
+  return at::threshold_backward(grad, result, 0);
+}
 Tensor identity_backward(const Tensor& grad, const Tensor&) { return grad; }
-Tensor record_identity(const Tensor& grad, const Tensor& feature, const Tensor& order, const Tensor& class_ptr,
-                       Tensor& sites, Tensor& units, int64_t site) {
+Tensor record_identity(const Tensor& grad, const Tensor& feature, const Tensor& order,
+                       const Tensor& class_ptr, Tensor& sites, Tensor& units, int64_t site) {
   call_tap_backward(grad, feature, order, class_ptr, sites, units, site);
   return grad;
 }
 
-Tensor fused_relu_backward(const Tensor& grad, const Tensor& result, const Tensor& order, const Tensor& class_ptr,
-                           Tensor& sites, Tensor& units, int64_t site) {
+Tensor fused_relu_backward(const Tensor& grad, const Tensor& result, const Tensor& order,
+                           const Tensor& class_ptr, Tensor& sites, Tensor& units, int64_t site) {
   if (auto grad_in = relu_probe_backward_in_place(grad, result, order, class_ptr, sites, units, site)) {
     return *grad_in;
   }
@@ -328,7 +340,8 @@ Tensor tap_autograd(const Tensor& x, const Tensor& sites, const Tensor& units, c
 
 Tensor relu_probe_inplace(Tensor x, const Tensor& sites, const Tensor& units, const Tensor& order,
                           const Tensor& class_ptr, int64_t site) {
-  return InplaceReluProbe::apply(std::move(x), c10::make_intrusive<State>(sites, units, order, class_ptr, site));
+  return InplaceReluProbe::apply(std::move(x),
+                                 c10::make_intrusive<State>(sites, units, order, class_ptr, site));
 }
 
 Tensor relu_probe(const Tensor& x, const Tensor& sites, const Tensor& units, const Tensor& order,
@@ -339,8 +352,8 @@ Tensor relu_probe(const Tensor& x, const Tensor& sites, const Tensor& units, con
   return op.call(x, sites, units, order, class_ptr, site);
 }
 
-Tensor tap(const Tensor& x, const Tensor& sites, const Tensor& units, const Tensor& order, const Tensor& class_ptr,
-           int64_t site) {
+Tensor tap(const Tensor& x, const Tensor& sites, const Tensor& units, const Tensor& order,
+           const Tensor& class_ptr, int64_t site) {
   static const auto op =
       c10::Dispatcher::singleton().findSchemaOrThrow("tfc_fast::tap", "").typed<decltype(tap_forward)>();
   return op.call(x, sites, units, order, class_ptr, site);
@@ -349,7 +362,8 @@ Tensor tap(const Tensor& x, const Tensor& sites, const Tensor& units, const Tens
 }  // namespace tfc::ops
 
 TORCH_LIBRARY_FRAGMENT(tfc_fast, m) {
-  m.def("relu_probe(Tensor x, Tensor sites, Tensor units, Tensor order, Tensor class_ptr, int site) -> Tensor");
+  m.def(
+      "relu_probe(Tensor x, Tensor sites, Tensor units, Tensor order, Tensor class_ptr, int site) -> Tensor");
   m.def(
       "relu_probe_backward(Tensor grad, Tensor result, Tensor order, Tensor class_ptr, Tensor(a!) sites, "
       "Tensor(b!) units, int site) -> Tensor");

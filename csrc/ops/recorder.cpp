@@ -20,7 +20,8 @@ namespace {
 constexpr int32_t kNever = std::numeric_limits<int32_t>::min();
 
 int64_t now() {
-  return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch())
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(
+             std::chrono::steady_clock::now().time_since_epoch())
       .count();
 }
 
@@ -52,7 +53,9 @@ Recorder::Recorder(int64_t num_sites, int64_t num_classes, int64_t capacity, int
   header() = {1, 1, 0, -1, static_cast<double>(window), 0};
 }
 
-StepHeader& Recorder::header() const { return *reinterpret_cast<StepHeader*>(sites.mutable_data_ptr<double>()); }
+StepHeader& Recorder::header() const {
+  return *reinterpret_cast<StepHeader*>(sites.mutable_data_ptr<double>());
+}
 
 BatchSums& Recorder::site(int64_t index) const {
   return *reinterpret_cast<BatchSums*>(sites.mutable_data_ptr<double>() + (1 + index) * kSiteDoubles);
@@ -61,9 +64,10 @@ BatchSums& Recorder::site(int64_t index) const {
 void Recorder::begin_batch(const std::optional<at::Tensor>& labels) {
   const int64_t start = now();
   if (num_classes_ > 0 && header().enabled != 0) {
-    TORCH_CHECK_VALUE(labels.has_value(), "labels: wanted one label per row, since the probe has num_classes=",
-                      num_classes_);
-    TORCH_CHECK_VALUE(labels->dim() == 1, "labels: wanted one label per row, shape [n], got shape ", labels->sizes());
+    TORCH_CHECK_VALUE(labels.has_value(),
+                      "labels: wanted one label per row, since the probe has num_classes=", num_classes_);
+    TORCH_CHECK_VALUE(labels->dim() == 1, "labels: wanted one label per row, shape [n], got shape ",
+                      labels->sizes());
     TORCH_CHECK_TYPE(at::isIntegralType(labels->scalar_type(), /*includeBool=*/false),
                      "labels: wanted an integer dtype, got ", labels->scalar_type());
     const at::Tensor wide = labels->detach().to(at::kCPU, at::kLong).contiguous();
@@ -151,8 +155,9 @@ at::Tensor Recorder::placement() const {
 
 void Recorder::restore(int64_t step, const at::Tensor& saved_units, const at::Tensor& saved_placement) {
   TORCH_CHECK_VALUE(step >= 0, "step: wanted 0 or more, got ", step);
-  TORCH_CHECK_VALUE(saved_units.scalar_type() == at::kInt && saved_units.dim() == 2 && saved_units.size(0) == 2,
-                    "units: wanted int32 [2, capacity], got ", saved_units.scalar_type(), " ", saved_units.sizes());
+  TORCH_CHECK_VALUE(
+      saved_units.scalar_type() == at::kInt && saved_units.dim() == 2 && saved_units.size(0) == 2,
+      "units: wanted int32 [2, capacity], got ", saved_units.scalar_type(), " ", saved_units.sizes());
   TORCH_CHECK_VALUE(saved_placement.scalar_type() == at::kLong && saved_placement.dim() == 2 &&
                         saved_placement.size(0) == num_sites_ && saved_placement.size(1) == 2,
                     "placement: wanted int64 [", num_sites_, ", 2], got ", saved_placement.scalar_type(), " ",
@@ -162,8 +167,8 @@ void Recorder::restore(int64_t step, const at::Tensor& saved_units, const at::Te
   int64_t used = 0;
   for (int64_t i = 0; i < num_sites_; ++i) {
     const int64_t begin = row[2 * i], width = row[2 * i + 1];
-    TORCH_CHECK_VALUE(begin >= -1 && width >= 0 && begin + width <= saved_units.size(1), "placement: site ", i,
-                      " has units ", begin, " + ", width, " of ", saved_units.size(1));
+    TORCH_CHECK_VALUE(begin >= -1 && width >= 0 && begin + width <= saved_units.size(1), "placement: site ",
+                      i, " has units ", begin, " + ", width, " of ", saved_units.size(1));
     if (begin >= 0) used = std::max(used, begin + width);
   }
   units.set_(saved_units.clone(at::MemoryFormat::Contiguous));

@@ -18,7 +18,8 @@ namespace tfc::ops {
 class Recorder {
  public:
   // num_classes 0: no labels. `units`: room for that many units in the window buffer at first.
-  Recorder(int64_t num_sites, int64_t num_classes, int64_t capacity, int64_t window, int64_t every, int64_t units);
+  Recorder(int64_t num_sites, int64_t num_classes, int64_t capacity, int64_t window, int64_t every,
+           int64_t units);
 
   // Labels [n] of the next backward.
   void begin_batch(const std::optional<at::Tensor>& labels);
@@ -39,7 +40,6 @@ class Recorder {
   void restore(int64_t step, const at::Tensor& units, const at::Tensor& placement);
   // Per site: where its units begin (-1: nowhere) and how many they are, int64 [sites, 2].
   at::Tensor placement() const;
-
 
   struct Overhead {
     double probe_seconds;  // begin_batch, end_step and the backward kernels with ReLU's own work in them

@@ -12,7 +12,8 @@ namespace {
 
 // -> order [n]: rows sorted by class, stable; class_ptr [num_classes + 1].
 std::tuple<at::Tensor, at::Tensor> group_labels_cpu(const at::Tensor& labels, int64_t num_classes) {
-  TORCH_CHECK_VALUE(labels.dim() == 1, "labels: wanted one label per row, shape [n], got shape ", labels.sizes());
+  TORCH_CHECK_VALUE(labels.dim() == 1, "labels: wanted one label per row, shape [n], got shape ",
+                    labels.sizes());
   TORCH_CHECK_TYPE(at::isIntegralType(labels.scalar_type(), /*includeBool=*/false),
                    "labels: wanted an integer dtype, got ", labels.scalar_type());
   TORCH_CHECK_VALUE(num_classes >= 1, "num_classes: wanted at least 1, got ", num_classes);
@@ -36,7 +37,8 @@ void check_input(const at::Tensor& x, const char* op) {
 
 Grouping optional_grouping(const std::optional<at::Tensor>& order, const std::optional<at::Tensor>& class_ptr,
                            const at::Tensor& x, const char* op) {
-  TORCH_CHECK_VALUE(order.has_value() == class_ptr.has_value(), op, ": give both order and class_ptr, or neither");
+  TORCH_CHECK_VALUE(order.has_value() == class_ptr.has_value(), op,
+                    ": give both order and class_ptr, or neither");
   if (!class_ptr) return {};
   const Grouping groups{*order, *class_ptr};
   check_grouping(groups, x, op);
@@ -85,7 +87,8 @@ at::Tensor gate_stats_cpu(const at::Tensor& features, const std::optional<at::Te
 }
 
 template <int kValues>
-at::Tensor values_meta(const at::Tensor& x, const std::optional<at::Tensor>&, const std::optional<at::Tensor>&) {
+at::Tensor values_meta(const at::Tensor& x, const std::optional<at::Tensor>&,
+                       const std::optional<at::Tensor>&) {
   return at::empty({kValues}, x.options().dtype(at::kDouble));
 }
 

@@ -56,7 +56,8 @@ TFC_INLINE void square_sums(const ColumnPass& pass, const Sum* sums, int64_t beg
 // k (k - n) needs 64 bits only for classes of more rows than that.
 constexpr int64_t kRowsIn32Bits = 46340;
 
-TFC_INLINE void add_class(const int32_t* of_class, int64_t class_rows, int count, int32_t* open, int64_t* disagree) {
+TFC_INLINE void add_class(const int32_t* of_class, int64_t class_rows, int count, int32_t* open,
+                          int64_t* disagree) {
   if (class_rows <= kRowsIn32Bits) {
     const int32_t rows = (int32_t)class_rows;
     for (int j = 0; j < count; ++j) disagree[j] += of_class[j] * (of_class[j] - rows);

@@ -45,8 +45,8 @@ const Kernels* find(const char* name) {
     if (std::strcmp((*set)->name, name) == 0) return *set;
     names += (names.empty() ? "" : ", ") + std::string((*set)->name);
   }
-  throw std::invalid_argument("instruction set '" + std::string(name) + "' is not available here; choose one of: " +
-                              names);
+  throw std::invalid_argument("instruction set '" + std::string(name) +
+                              "' is not available here; choose one of: " + names);
 }
 
 std::atomic<const Kernels*>& current() {

@@ -8,7 +8,7 @@
 namespace tfc::cpu::TFC_TARGET {
 
 #define TFC_JOB(job) \
-  { row_pass<float, job>, row_pass<double, job>, row_pass<BFloat16, job>, row_pass<Float16, job> }
+  {row_pass<float, job>, row_pass<double, job>, row_pass<BFloat16, job>, row_pass<Float16, job>}
 
 #define TFC_STRING_OF(x) #x
 #define TFC_STRING(x) TFC_STRING_OF(x)

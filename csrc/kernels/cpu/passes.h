@@ -24,11 +24,11 @@ constexpr int kScalars = 4;
 
 // What the row pass computes.
 enum class Job : int {
-  kCosine,      // feature: cosines
-  kGates,       // feature: gates
-  kFeature,     // feature: cosines and gates
-  kPair,        // feature: cosines and gates; gradient: cosines
-  kReluBackward // as kPair, and grad_in = feature <= 0 ? 0 : gradient
+  kCosine,       // feature: cosines
+  kGates,        // feature: gates
+  kFeature,      // feature: cosines and gates
+  kPair,         // feature: cosines and gates; gradient: cosines
+  kReluBackward  // as kPair, and grad_in = feature <= 0 ? 0 : gradient
 };
 constexpr int kJobs = 5;
 
@@ -78,9 +78,9 @@ struct ColumnPass {
   const void* sums[2];   // null: that tensor has no cosines
   const int32_t* gates;  // null: no gates
   bool sums_are_double;
-  ColumnTotals* totals;    // out: [strips]
-  int32_t* last_open;      // in/out: [width] step at which the unit was last open in a row; may be null
-  int32_t* last_shut;      // in/out: [width] step at which the unit was last shut in a row
+  ColumnTotals* totals;  // out: [strips]
+  int32_t* last_open;    // in/out: [width] step at which the unit was last open in a row; may be null
+  int32_t* last_shut;    // in/out: [width] step at which the unit was last shut in a row
   int32_t step;
 };
 // Strips first ... last - 1 of kStripUnits units.

@@ -104,10 +104,14 @@ template <typename T>
 TFC_INLINE void add_unit_rows(typename Element<T>::Sum* sum, bool first, const T* const* rows,
                               const typename Element<T>::Sum* scale, int count, int64_t width) {
   switch (count) {
-    case 4: return add_unit_rows<T, 4>(sum, first, rows, scale, width);
-    case 3: return add_unit_rows<T, 3>(sum, first, rows, scale, width);
-    case 2: return add_unit_rows<T, 2>(sum, first, rows, scale, width);
-    case 1: return add_unit_rows<T, 1>(sum, first, rows, scale, width);
+    case 4:
+      return add_unit_rows<T, 4>(sum, first, rows, scale, width);
+    case 3:
+      return add_unit_rows<T, 3>(sum, first, rows, scale, width);
+    case 2:
+      return add_unit_rows<T, 2>(sum, first, rows, scale, width);
+    case 1:
+      return add_unit_rows<T, 1>(sum, first, rows, scale, width);
     default:
       if (first) std::memset(sum, 0, width * sizeof(*sum));
   }
@@ -143,7 +147,8 @@ TFC_INLINE void add_unit_rows_and_gate(typename Element<T>::Sum* sum, bool first
     Sum block = 0;
     for (int r = 0; r < kRows; ++r) block += (Sum)Element<T>::one(gradient[r] + j) * scale[r];
     sum[j] = first ? block : block + sum[j];
-    for (int r = 0; r < kRows; ++r) grad_in[r][j] = Element<T>::one(feature[r] + j) <= 0 ? T{} : gradient[r][j];
+    for (int r = 0; r < kRows; ++r)
+      grad_in[r][j] = Element<T>::one(feature[r] + j) <= 0 ? T{} : gradient[r][j];
   }
 }
 
@@ -165,9 +170,9 @@ struct TensorTotals {
 // A block in which some row is out of range: such rows are added one by one, after the others.
 // Returns which rows are finite, as bits.
 template <typename T>
-__attribute__((noinline)) unsigned add_unusual_block(typename Element<T>::Sum* sum, bool first, const T* const* rows,
-                                                     const double* squares, int count, int64_t width,
-                                                     TensorTotals& totals) {
+__attribute__((noinline)) unsigned add_unusual_block(typename Element<T>::Sum* sum, bool first,
+                                                     const T* const* rows, const double* squares, int count,
+                                                     int64_t width, TensorTotals& totals) {
   using Sum = typename Element<T>::Sum;
   const T* usual[kBlock];
   Sum scale[kBlock];
@@ -241,10 +246,17 @@ TFC_INLINE unsigned add_unit_block(const Block<T>& block, typename Element<T>::S
     const T* const* f = block.rows[0];
     T* const* out = block.grad_in;
     switch (count) {
-      case 4: add_unit_rows_and_gate<T, 4>(sum, first, f, rows, out, scale, width); break;
-      case 3: add_unit_rows_and_gate<T, 3>(sum, first, f, rows, out, scale, width); break;
-      case 2: add_unit_rows_and_gate<T, 2>(sum, first, f, rows, out, scale, width); break;
-      default: add_unit_rows_and_gate<T, 1>(sum, first, f, rows, out, scale, width);
+      case 4:
+        add_unit_rows_and_gate<T, 4>(sum, first, f, rows, out, scale, width);
+        break;
+      case 3:
+        add_unit_rows_and_gate<T, 3>(sum, first, f, rows, out, scale, width);
+        break;
+      case 2:
+        add_unit_rows_and_gate<T, 2>(sum, first, f, rows, out, scale, width);
+        break;
+      default:
+        add_unit_rows_and_gate<T, 1>(sum, first, f, rows, out, scale, width);
     }
   } else {
     add_unit_rows<T>(sum, first, rows, scale, count, width);
@@ -349,10 +361,17 @@ void row_pass(const RowPass& pass, int64_t first_segment, int64_t last_segment) 
       const bool first = begin == 0;
       double squares[2][kBlock] = {};
       switch (block.count) {
-        case 4: scan_block<T, kJob, 4>(block, width, gates, first, squares); break;
-        case 3: scan_block<T, kJob, 3>(block, width, gates, first, squares); break;
-        case 2: scan_block<T, kJob, 2>(block, width, gates, first, squares); break;
-        default: scan_block<T, kJob, 1>(block, width, gates, first, squares);
+        case 4:
+          scan_block<T, kJob, 4>(block, width, gates, first, squares);
+          break;
+        case 3:
+          scan_block<T, kJob, 3>(block, width, gates, first, squares);
+          break;
+        case 2:
+          scan_block<T, kJob, 2>(block, width, gates, first, squares);
+          break;
+        default:
+          scan_block<T, kJob, 1>(block, width, gates, first, squares);
       }
       unsigned finite = (1u << block.count) - 1;
       if constexpr (kCosines) {

@@ -122,7 +122,8 @@ TFC_INLINE void add_widened(Doubles& sum, const Floats& value) {
 #if TFC_VECTOR_BYTES == 64
   const __m512 v = (__m512)value.part[0];
   sum.part[0] += (NativeDouble)_mm512_maskz_cvtps_pd((__mmask8)0xff, _mm512_castps512_ps256(v));
-  sum.part[1] += (NativeDouble)_mm512_maskz_cvtps_pd((__mmask8)0xff, _mm512_maskz_extractf32x8_ps((__mmask8)0xff, v, 1));
+  sum.part[1] +=
+      (NativeDouble)_mm512_maskz_cvtps_pd((__mmask8)0xff, _mm512_maskz_extractf32x8_ps((__mmask8)0xff, v, 1));
 #else
   for (int i = 0; i < Floats::kParts; ++i) {
     const NativeFloat v = value.part[i];
@@ -233,7 +234,8 @@ struct Element<BFloat16> {
     std::memcpy(&value, &bits, sizeof(value));
     return value;
   }
-  static TFC_INLINE void gate_through(BFloat16* out, const Row& feature, const BFloat16* gradient, const Row&) {
+  static TFC_INLINE void gate_through(BFloat16* out, const Row& feature, const BFloat16* gradient,
+                                      const Row&) {
     gate_bits(&out->bits, feature, &gradient->bits);
   }
 };
@@ -267,7 +269,8 @@ struct Element<Float16> {
   static TFC_INLINE Row read(const Float16* from) {
 #if TFC_VECTOR_BYTES == 64
     Row out;
-    out.part[0] = (NativeFloat)_mm512_maskz_cvtph_ps((__mmask16)0xffff, _mm256_loadu_si256((const __m256i*)from));
+    out.part[0] =
+        (NativeFloat)_mm512_maskz_cvtph_ps((__mmask16)0xffff, _mm256_loadu_si256((const __m256i*)from));
     return out;
 #elif TFC_VECTOR_BYTES == 32 && defined(__F16C__)
     Row out;

@@ -24,7 +24,8 @@ void cut_segments(const int64_t* class_ptr, int64_t num_classes, Segment* out) {
 namespace {
 
 bool class_ends(const Batch& batch, int64_t segment) {
-  return segment + 1 == batch.num_segments || batch.segments[segment + 1].label != batch.segments[segment].label;
+  return segment + 1 == batch.num_segments ||
+         batch.segments[segment + 1].label != batch.segments[segment].label;
 }
 
 }  // namespace
@@ -115,8 +116,8 @@ void accumulate(const BatchSums& batch, BatchSums& site) {
   site.gates.within_pairs += batch.gates.within_pairs;
 }
 
-void finalize(const BatchSums& site, const StepHeader& header, const int32_t* last_open, const int32_t* last_shut,
-              double* out) {
+void finalize(const BatchSums& site, const StepHeader& header, const int32_t* last_open,
+              const int32_t* last_shut, double* out) {
   const bool labelled = site.labelled > 0;
   const CosineMeans feature = cosine_means(site.feature, labelled);
   const CosineMeans gradient = cosine_means(site.gradient, labelled);

@@ -11,7 +11,7 @@ struct Batch {
   int64_t width;
   bool labelled;
   int64_t num_segments;
-  const Segment* segments;     // [num_segments]
+  const Segment* segments;       // [num_segments]
   const SegmentTotals* rows_of;  // [num_segments] what the row pass counted
   int64_t num_strips;
   const ColumnTotals* units_of;  // [num_strips] what the column pass counted
@@ -33,7 +33,7 @@ void accumulate(const BatchSums& batch, BatchSums& site);
 
 // One record. last_open / last_shut: the site's units [width], null when it has no place for them;
 // out: [kColumns].
-void finalize(const BatchSums& site, const StepHeader& header, const int32_t* last_open, const int32_t* last_shut,
-              double* out);
+void finalize(const BatchSums& site, const StepHeader& header, const int32_t* last_open,
+              const int32_t* last_shut, double* out);
 
 }  // namespace tfc::cpu
