@@ -1,5 +1,6 @@
 // Python module tfc_fast._C: loading it registers the ops; it also holds the recorder and says how
 // it was built.
+#include <torch/csrc/Exceptions.h>
 #include <torch/csrc/utils/pybind.h>
 #include <torch/version.h>
 
@@ -35,6 +36,8 @@ std::map<std::string, std::string> build_info() {
 void translate_torch_errors(std::exception_ptr pointer) {
   try {
     if (pointer) std::rethrow_exception(pointer);
+  } catch (python_error& error) {  // raised by Python code that torch called, hooks for instance
+    error.restore();
   } catch (const c10::ValueError& error) {
     py::set_error(PyExc_ValueError, error.what_without_backtrace());
   } catch (const c10::TypeError& error) {

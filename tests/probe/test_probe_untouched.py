@@ -15,6 +15,7 @@ import pytest
 import torch
 from checks import assert_same_bits
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from tfc_fast import Probe, tap
 from tfc_fast.models import MLP
@@ -203,6 +204,33 @@ def test_gradients_of_gradients_agree(rng: object) -> None:
 
     for actual, expected in zip(second_order(True), second_order(False), strict=True):
         torch.testing.assert_close(actual, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("labelled", [False, True])
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_activation_checkpointing_records_each_site_once(reentrant: bool, labelled: bool) -> None:
+    x, y = torch.randn(9, 20, requires_grad=True), torch.arange(9) % 4
+
+    def run(*, probed: bool) -> tuple[list[Tensor], Probe]:
+        model = build()
+        probe = Probe(model, num_classes=4 if labelled else None)
+        if probed:
+            probe.attach()
+        for _ in range(2):
+            if probed:
+                probe.batch(labels=y if labelled else None)
+            checkpoint(model, x, use_reentrant=reentrant).square().sum().backward()
+            if probed:
+                probe.step()
+        return [parameter.grad for parameter in model.parameters()], probe
+
+    expected, _ = run(probed=False)
+    actual, probe = run(probed=True)
+    for a, b in zip(actual, expected, strict=True):
+        assert_same_bits(a, b)
+    sites = [f"hidden.{layer}.relu" for layer in range(3)]
+    assert sorted(probe.history()["site"].tolist()) == sorted(2 * sites)
+    probe.detach()
 
 
 def test_changing_a_feature_in_place_is_still_an_error() -> None:
