@@ -84,8 +84,11 @@ PYBIND11_MODULE(_C, m) {
   py::class_<Recorder>(m, "Recorder")
       .def(py::init<int64_t, int64_t, int64_t, int64_t, int64_t, int64_t>(), py::arg("num_sites"),
            py::arg("num_classes"), py::arg("capacity"), py::arg("window"), py::arg("every"), py::arg("units"))
+      .def("use_sites", &Recorder::use_sites, py::arg("count"))
       .def("begin_batch", &Recorder::begin_batch, py::arg("labels"))
-      .def("end_step", &Recorder::end_step, py::arg("loss"))
+      .def("end_step", py::overload_cast<const std::optional<at::Tensor>&>(&Recorder::end_step),
+           py::arg("loss"))
+      .def("end_step", py::overload_cast<double>(&Recorder::end_step), py::arg("loss"))
       .def("drain", &Recorder::drain)
       .def("discard_step", &Recorder::discard_step)
       .def("restore", &Recorder::restore, py::arg("step"), py::arg("units"), py::arg("placement"))

@@ -31,7 +31,7 @@ GRAD_LAYOUTS = LAYOUTS | {
 def make_recorder(
     *, num_sites: int = 2, num_classes: int = 0, window: int = 3, every: int = 1, units: int = 4096
 ) -> _C.Recorder:
-    return _C.Recorder(
+    recorder = _C.Recorder(
         num_sites=num_sites,
         num_classes=num_classes,
         capacity=16,
@@ -39,6 +39,8 @@ def make_recorder(
         every=every,
         units=units,
     )
+    recorder.use_sites(num_sites)
+    return recorder
 
 
 def relu_backward(recorder: _C.Recorder, grad: Tensor, result: Tensor, site: int = 0) -> Tensor:

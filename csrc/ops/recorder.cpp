@@ -61,6 +61,18 @@ BatchSums& Recorder::site(int64_t index) const {
   return *reinterpret_cast<BatchSums*>(sites.mutable_data_ptr<double>() + (1 + index) * kSiteDoubles);
 }
 
+void Recorder::use_sites(int64_t count) {
+  TORCH_CHECK_VALUE(count >= active_ && count <= num_sites_, "sites: wanted ", active_, " ... ", num_sites_,
+                    ", got ", count);
+  // Steps in the ring were recorded without the new sites.
+  for (int64_t step = 0; step < used_; ++step) {
+    for (int64_t i = active_; i < count; ++i) {
+      ring_.mutable_data_ptr<double>()[(step * num_sites_ + i) * kColumns + kNumRows] = kNotMeasured;
+    }
+  }
+  active_ = count;
+}
+
 void Recorder::begin_batch(const std::optional<at::Tensor>& labels) {
   const int64_t start = now();
   if (num_classes_ > 0 && header().enabled != 0) {
@@ -70,7 +82,10 @@ void Recorder::begin_batch(const std::optional<at::Tensor>& labels) {
                       labels->sizes());
     TORCH_CHECK_TYPE(at::isIntegralType(labels->scalar_type(), /*includeBool=*/false),
                      "labels: wanted an integer dtype, got ", labels->scalar_type());
-    const at::Tensor wide = labels->detach().to(at::kCPU, at::kLong).contiguous();
+    // Labels as they usually come are read where they lie: between two matrix products every call into
+    // torch runs with cold caches and costs microseconds.
+    const bool usual = labels->scalar_type() == at::kLong && labels->is_cpu() && labels->is_contiguous();
+    const at::Tensor wide = usual ? *labels : labels->detach().to(at::kCPU, at::kLong).contiguous();
     if (wide.numel() > order.numel()) order.resize_({wide.numel()});
     group_labels_into(wide, num_classes_, order, class_ptr);
     header().batch_rows = static_cast<double>(wide.numel());
@@ -83,6 +98,21 @@ bool Recorder::has_recorded(int64_t index) const {
   return site(index).batches > 0 && site(index).last_batch == header().batch;
 }
 
+namespace {
+
+double number(const at::Tensor& loss) {
+  TORCH_CHECK_VALUE(loss.numel() == 1, "loss: wanted one number, got shape ", loss.sizes(),
+                    "; give its mean");
+  if (loss.is_cpu() && loss.scalar_type() == at::kFloat) return *loss.const_data_ptr<float>();
+  return loss.item<double>();
+}
+
+}  // namespace
+
+bool Recorder::end_step(const std::optional<at::Tensor>& loss) {
+  return end_step(loss.has_value() ? number(*loss) : kNotMeasured);
+}
+
 bool Recorder::end_step(double loss) {
   const int64_t start = now();
   StepHeader& head = header();
@@ -91,7 +121,7 @@ bool Recorder::end_step(double loss) {
     TORCH_CHECK(used_ < capacity_, "the ring of ", capacity_, " steps is full: drain() was not called");
     double* row = ring_.mutable_data_ptr<double>() + used_ * num_sites_ * kColumns;
     double kernel_nanoseconds = 0;
-    for (int64_t i = 0; i < num_sites_; ++i, row += kColumns) {
+    for (int64_t i = 0; i < active_; ++i, row += kColumns) {
       BatchSums& sums = site(i);
       if (sums.batches == 0) {
         row[kNumRows] = kNotMeasured;
@@ -127,7 +157,7 @@ bool Recorder::end_step(double loss) {
 }
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> Recorder::drain() {
-  const at::Tensor values = ring_.narrow(0, 0, used_).clone();
+  const at::Tensor values = ring_.narrow(0, 0, used_).narrow(1, 0, active_).clone();
   at::Tensor steps = at::empty({used_}, at::kLong);
   at::Tensor losses = at::empty({used_}, at::kDouble);
   std::copy_n(ring_step_.begin(), used_, steps.mutable_data_ptr<int64_t>());
@@ -137,7 +167,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> Recorder::drain() {
 }
 
 void Recorder::discard_step() {
-  for (int64_t i = 0; i < num_sites_; ++i) reset(site(i));
+  for (int64_t i = 0; i < active_; ++i) reset(site(i));
   header().batch_rows = -1;
 }
 
@@ -186,7 +216,7 @@ void Recorder::restore(int64_t step, const at::Tensor& saved_units, const at::Te
 
 void Recorder::make_room() {
   int64_t missing = 0;
-  for (int64_t i = 0; i < num_sites_; ++i) {
+  for (int64_t i = 0; i < active_; ++i) {
     if (site(i).units_begin < 0) missing += static_cast<int64_t>(site(i).width);
   }
   if (missing == 0) return;

@@ -26,10 +26,14 @@ class Recorder {
   // Whether a backward of this micro-batch has been through the site.
   bool has_recorded(int64_t site) const;
 
+  // Sites 0 ... count - 1 are in use; the others are not looked at.
+  void use_sites(int64_t count);
+
   // Closes the step; true when the ring should be drained.
   bool end_step(double loss);
+  bool end_step(const std::optional<at::Tensor>& loss);  // of one element
 
-  // values [steps, sites, columns] (NaN in the row count: site not seen in that step), step numbers
+  // values [steps, sites in use, columns] (NaN in the row count: site not seen in that step), step numbers
   // [steps] and losses [steps].
   std::tuple<at::Tensor, at::Tensor, at::Tensor> drain();
 
@@ -59,8 +63,9 @@ class Recorder {
   BatchSums& site(int64_t index) const;
 
   int64_t num_sites_, num_classes_, capacity_, every_;
-  int64_t used_ = 0;  // steps in the ring
-  at::Tensor ring_;   // [capacity, sites, columns]
+  int64_t active_ = 0;  // sites in use
+  int64_t used_ = 0;    // steps in the ring
+  at::Tensor ring_;     // [capacity, sites, columns]
   std::vector<int64_t> ring_step_;
   std::vector<double> ring_loss_;
   Overhead overhead_{0, 0, 0};

@@ -215,11 +215,12 @@ class Probe:
             ValueError: `labels` are missing, of the wrong shape, or outside
                 `0 ... num_classes - 1`. Nothing has been recorded or lost then.
         """
-        self._require_attached("batch")
-        if isinstance(labels, np.ndarray):
+        if not self._attached:
+            raise self._not_attached("batch")
+        if labels is not None and not isinstance(labels, Tensor):
+            if not isinstance(labels, np.ndarray):
+                raise TypeError(f"labels: wanted a tensor or array, got {type(labels).__name__}")
             labels = torch.as_tensor(labels)
-        elif labels is not None and not isinstance(labels, Tensor):
-            raise TypeError(f"labels: wanted a tensor or array, got {type(labels).__name__}")
         self._recorder.begin_batch(labels)
         self._channel.begin_forward()
 
@@ -234,15 +235,13 @@ class Probe:
             ValueError: `loss` has more than one element.
             OSError: A sink could not store its records; they are kept and tried again next time.
         """
-        self._require_attached("step")
-        if isinstance(loss, Tensor):
-            if loss.numel() != 1:
-                raise ValueError(
-                    f"loss: wanted one number, got shape {list(loss.shape)}; give its mean"
-                )
-            loss = loss.item()
-        due = self._recorder.end_step(float("nan") if loss is None else float(loss))
-        self._channel.begin_forward()
+        if not self._attached:
+            raise self._not_attached("step")
+        due = self._recorder.end_step(loss)
+        if (
+            self._num_classes is None
+        ):  # else `batch` does it, which must come before the next forward
+            self._channel.begin_forward()
         if due:
             self._drain()
 
@@ -326,11 +325,10 @@ class Probe:
         self._channel.begin_forward()
         self._history = MemorySink(self._history_records)
 
-    def _require_attached(self, method: str) -> None:
-        if not self._attached:
-            raise RuntimeError(
-                f"Probe.{method}: the probe is not attached; use `with probe:` or probe.attach()"
-            )
+    def _not_attached(self, method: str) -> RuntimeError:
+        return RuntimeError(
+            f"Probe.{method}: the probe is not attached; use `with probe:` or probe.attach()"
+        )
 
     def _drain(self) -> None:
         values, steps, losses = self._recorder.drain()

@@ -68,6 +68,7 @@ class Channel:
                 )
             return -1
         self.names.append(name)
+        self.recorder.use_sites(len(self.names))
         return len(self.names) - 1
 
     def watch(self, name: str) -> Watch:
@@ -97,16 +98,18 @@ class Watch:
 
     def __init__(self, channel: Channel, name: str) -> None:
         self.channel = channel
+        self.recorder = channel.recorder
         self.name = name
         self.calls = 0
         self.rows = [channel.row(name)]
 
     def next_row(self) -> int:
         """The row for this call: `name`, then `name#1`, `name#2` and so on; -1: none left."""
-        if (
-            self.calls > 0
-            and not torch.compiler.is_compiling()
-            and self.channel.recorder.has_recorded(self.rows[0])
+        if self.calls == 0:
+            self.calls = 1
+            return self.rows[0]
+        if not torch.compiler.is_dynamo_compiling() and self.channel.recorder.has_recorded(
+            self.rows[0]
         ):
             self.channel.begin_unannounced_batch()
         call = self.calls
@@ -118,23 +121,6 @@ class Watch:
         self.calls = call + 1
         return self.rows[call]
 
-    def relu(self, x: Tensor, inplace: bool) -> Tensor:
-        """ReLU whose backward records the statistics of its output and the gradient there."""
-        if not (torch.is_grad_enabled() and x.requires_grad):
-            return F.relu(x, inplace=inplace)
-        row = self.next_row()
-        if row < 0:
-            return F.relu(x, inplace=inplace)
-        channel = self.channel
-        if not torch.compiler.is_compiling():
-            if inplace:
-                return _C.relu_probe_inplace(x, channel.recorder, row)
-            return _C.relu_probe(x, channel.recorder, row)
-        y: Tensor = torch.ops.tfc_fast.relu_probe.default(
-            x, channel.sites, channel.units, channel.order, channel.class_ptr, row
-        )
-        return x.copy_(y) if inplace else y
-
     def tap(self, x: Tensor) -> Tensor:
         """`x` itself, whose gradient is recorded on its way back."""
         if not (torch.is_grad_enabled() and x.requires_grad):
@@ -143,7 +129,7 @@ class Watch:
         if row < 0:
             return x
         channel = self.channel
-        if not torch.compiler.is_compiling():
+        if not torch.compiler.is_dynamo_compiling():
             return _C.tap(x, channel.recorder, row)
         y: Tensor = torch.ops.tfc_fast.tap.default(
             x, channel.sites, channel.units, channel.order, channel.class_ptr, row
@@ -163,8 +149,27 @@ def _without_watch(reduced: tuple[Any, ...], watched: type, original: type) -> t
 
 
 def _relu_forward(self: nn.ReLU, input: Tensor) -> Tensor:
+    """ReLU whose backward records the statistics of its output and the gradient there.
+
+    One function and few calls: between two matrix products all of this runs with cold caches, where
+    a call in Python costs a microsecond.
+    """
+    inplace = self.inplace
+    if not (input.requires_grad and torch.is_grad_enabled()):
+        return F.relu(input, inplace=inplace)
     watch: Watch = self.__dict__[_KEY]
-    return watch.relu(input, self.inplace)
+    row = watch.next_row()
+    if row < 0:
+        return F.relu(input, inplace=inplace)
+    if torch.compiler.is_dynamo_compiling():
+        channel = watch.channel
+        y: Tensor = torch.ops.tfc_fast.relu_probe.default(
+            input, channel.sites, channel.units, channel.order, channel.class_ptr, row
+        )
+        return input.copy_(y) if inplace else y
+    if inplace:
+        return _C.relu_probe_inplace(input, watch.recorder, row)
+    return _C.relu_probe(input, watch.recorder, row)
 
 
 _watched_classes: dict[type[nn.Module], type[nn.Module]] = {}
