@@ -318,7 +318,6 @@ struct Tap : torch::autograd::Function<Tap> {
     Tensor out = x.view_as(x);
     // One version for both: what is done to `out` in place is noticed when `x` is needed again.
     torch::autograd::impl::set_version_counter(out, torch::autograd::impl::version_counter(x));
-    ctx->saved_data["version"] = static_cast<int64_t>(x._version());
     return out;
   }
   static Node::List backward(Node::Context* ctx, const Node::List& grads) {
