@@ -160,6 +160,7 @@ BatchSums run(cpu::Job job, const at::Tensor& feature, const at::Tensor& gradien
     row_pass.grad_in = grad_in.mutable_data_ptr();
     row_pass.grad_in_stride = grad_in.stride(0);
   }
+  row_pass.rows = rows;
   row_pass.width = width;
   row_pass.order = groups.labelled() ? groups.order.const_data_ptr<int64_t>() : nullptr;
   row_pass.segments = segments;

@@ -51,7 +51,7 @@ struct RowPass {
   const void* gradient;  // [n, width]
   void* grad_in;         // [n, width]
   int64_t feature_stride, gradient_stride, grad_in_stride;
-  int64_t width;
+  int64_t rows, width;
   const int64_t* order;     // [n] row at each position; null: rows as they lie
   const Segment* segments;  // [segments]
   void* sums[2];            // out: [segments, width] sums of unit rows; double for double input, else float

@@ -219,6 +219,7 @@ struct Block {
   const T* rows[2][kBlock];  // feature, gradient
   T* grad_in[kBlock];
   int count;
+  const T* ahead[kBlock];  // feature rows to fetch in the meantime
 };
 
 // Second loop over a block, for tensor kTensor; returns which of its rows are finite, as bits.
@@ -288,6 +289,7 @@ TFC_INLINE void scan_block(const Block<T>& block, int64_t width, int32_t* gates,
       if (kCounts && !first) open = load<int32_t, NativeInt>(gates + j);
       for (int r = 0; r < kRows; ++r) {
         const Row f = Element<T>::read(feature[r] + j);
+        if constexpr (!kGradient) __builtin_prefetch(block.ahead[r] + j);
         if constexpr (kCounts) count_positive(open, f);
         if constexpr (kCosines) add_square(sum_f[r], f);
         if constexpr (kGradient) add_square(sum_g[r], Element<T>::read(gradient[r] + j));
@@ -340,6 +342,10 @@ TFC_INLINE Block<T> find_block(const RowPass& pass, const Segment& segment, int3
     }
     if constexpr (kJob == Job::kReluBackward) {
       block.grad_in[r] = (T*)pass.grad_in + row * pass.grad_in_stride;
+    }
+    if (kJob == Job::kCosine || kJob == Job::kGates || kJob == Job::kFeature) {
+      const int64_t next = position + kBlock < pass.rows ? position + kBlock : position;
+      block.ahead[r] = (const T*)pass.feature + (pass.order ? pass.order[next] : next) * pass.feature_stride;
     }
   }
   return block;
