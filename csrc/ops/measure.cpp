@@ -50,6 +50,23 @@ bool is_supported(at::ScalarType type) {
   return type == at::kFloat || type == at::kDouble || type == at::kBFloat16 || type == at::kHalf;
 }
 
+void check_input(const at::Tensor& x, const char* op) {
+  TORCH_CHECK_VALUE(x.dim() >= 1, op, ": x must have at least one dimension (rows), got a scalar");
+  TORCH_CHECK_TYPE(is_supported(x.scalar_type()), op,
+                   ": x must be float16, bfloat16, float32 or float64, got ", x.scalar_type());
+}
+
+Grouping optional_grouping(const std::optional<at::Tensor>& order, const std::optional<at::Tensor>& class_ptr,
+                           const at::Tensor& x, const char* op) {
+  TORCH_CHECK_VALUE(order.has_value() == class_ptr.has_value(), op,
+                    ": give both order and class_ptr, or neither");
+  if (!class_ptr) return {};
+  const Grouping groups{*order, *class_ptr};
+  check_grouping(groups, x, op);
+  check_order(groups, x, op);
+  return groups;
+}
+
 at::Tensor as_rows(const at::Tensor& x) {
   if (x.dim() == 2 && x.stride(1) == 1) return x;  // the common case, without the price of a view
   const int64_t rows = x.size(0);
@@ -61,11 +78,6 @@ at::Tensor as_rows(const at::Tensor& x) {
   if (width <= 1 || rows_view.stride(1) == 1) return rows_view;
   return rows_view.contiguous();
 }
-
-namespace {
-
-// Elements that are worth a thread of their own; ATen's own elementwise kernels use twice as many.
-constexpr int64_t kElementsPerThread = 16384;
 
 cpu::Scalar scalar_of(at::ScalarType type) {
   switch (type) {
@@ -82,6 +94,10 @@ cpu::Scalar scalar_of(at::ScalarType type) {
                        " is not supported; wanted float16, bfloat16, float32 or float64");
   }
 }
+
+cpu::Rows rows_of(const at::Tensor& rows) { return {rows.const_data_ptr(), rows.stride(0), rows.size(1)}; }
+
+namespace {
 
 // Memory for everything that a call needs and nobody keeps. Up to kKept bytes stay with the thread:
 // given back and taken again at every step they would cost more in page faults than the statistics.
@@ -222,6 +238,16 @@ BatchSums measure(cpu::Job job, const at::Tensor& feature, const at::Tensor& gra
 
 BatchSums measure(cpu::Job job, const at::Tensor& feature, const Grouping& groups, UnitCounts* counts) {
   return run(job, feature, {}, {}, groups, {}, counts);
+}
+
+std::vector<cpu::UnitScale> unit_scales(const at::Tensor& rows) {
+  std::vector<cpu::UnitScale> scales(static_cast<size_t>(rows.size(0)));
+  const auto kernel = cpu::kernels().unit_scales[static_cast<int>(scalar_of(rows.scalar_type()))];
+  const cpu::Rows data = rows_of(rows);
+  const int64_t grain = std::max<int64_t>(1, kElementsPerThread / std::max<int64_t>(1, rows.size(1)));
+  at::parallel_for(0, rows.size(0), grain,
+                   [&](int64_t first, int64_t last) { kernel(data, first, last, scales.data()); });
+  return scales;
 }
 
 }  // namespace tfc::ops

@@ -3,6 +3,9 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <optional>
+#include <vector>
+
 #include "../kernels/cpu/passes.h"
 #include "../kernels/statistics.h"
 
@@ -23,7 +26,14 @@ void check_grouping(const Grouping& groups, const at::Tensor& x, const char* wha
 // Throws unless `order` names rows of `x`; for an order that comes from outside.
 void check_order(const Grouping& groups, const at::Tensor& x, const char* what);
 
+// The order and class_ptr of an op's caller, checked; both or neither.
+Grouping optional_grouping(const std::optional<at::Tensor>& order, const std::optional<at::Tensor>& class_ptr,
+                           const at::Tensor& x, const char* op);
+
 bool is_supported(at::ScalarType type);
+// Throws unless `x` has rows and a dtype that the kernels read.
+void check_input(const at::Tensor& x, const char* op);
+cpu::Scalar scalar_of(at::ScalarType type);
 
 // Counting sort of contiguous int64 labels [n] into order [>= n] and class_ptr [num_classes + 1];
 // a label outside 0 ... num_classes - 1 throws before anything is written.
@@ -32,6 +42,13 @@ void group_labels_into(const at::Tensor& labels, int64_t num_classes, const at::
 
 // [n, ...] -> [n, d] whose rows are contiguous; copies only where the rows are not.
 at::Tensor as_rows(const at::Tensor& x);
+
+// Elements that are worth a thread of their own; ATen's own elementwise kernels use twice as many.
+constexpr int64_t kElementsPerThread = 16384;
+
+// What as_rows gave, for the kernels of unit rows; and the scale of each row.
+cpu::Rows rows_of(const at::Tensor& rows);
+std::vector<cpu::UnitScale> unit_scales(const at::Tensor& rows);
 
 // Where the units of a site keep the step at which they were last open and last shut.
 struct UnitHistory {

@@ -29,23 +29,6 @@ std::tuple<at::Tensor, at::Tensor> group_labels_meta(const at::Tensor& labels, i
   return {at::empty_symint(labels.sym_sizes(), options), at::empty({num_classes + 1}, options)};
 }
 
-void check_input(const at::Tensor& x, const char* op) {
-  TORCH_CHECK_VALUE(x.dim() >= 1, op, ": x must have at least one dimension (rows), got a scalar");
-  TORCH_CHECK_TYPE(is_supported(x.scalar_type()), op,
-                   ": x must be float16, bfloat16, float32 or float64, got ", x.scalar_type());
-}
-
-Grouping optional_grouping(const std::optional<at::Tensor>& order, const std::optional<at::Tensor>& class_ptr,
-                           const at::Tensor& x, const char* op) {
-  TORCH_CHECK_VALUE(order.has_value() == class_ptr.has_value(), op,
-                    ": give both order and class_ptr, or neither");
-  if (!class_ptr) return {};
-  const Grouping groups{*order, *class_ptr};
-  check_grouping(groups, x, op);
-  check_order(groups, x, op);
-  return groups;
-}
-
 // -> [6] float64: cosine all, within, between; valid rows, zero rows, non-finite rows.
 at::Tensor mean_cosine_cpu(const at::Tensor& x, const std::optional<at::Tensor>& order,
                            const std::optional<at::Tensor>& class_ptr) {

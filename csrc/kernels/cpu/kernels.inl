@@ -4,6 +4,7 @@
 
 #include "column_pass.inl"
 #include "row_pass.inl"
+#include "unit_rows.inl"
 
 namespace tfc::cpu::TFC_TARGET {
 
@@ -19,6 +20,11 @@ const Kernels kernels = {
     {TFC_JOB(Job::kCosine), TFC_JOB(Job::kGates), TFC_JOB(Job::kFeature), TFC_JOB(Job::kPair),
      TFC_JOB(Job::kReluBackward)},
     column_pass,
+    {unit_scales<float>, unit_scales<double>, unit_scales<BFloat16>, unit_scales<Float16>},
+    {unit_rows<float, float>, unit_rows<double, float>, unit_rows<BFloat16, float>,
+     unit_rows<Float16, float>},
+    {unit_rows<float, double>, unit_rows<double, double>, unit_rows<BFloat16, double>,
+     unit_rows<Float16, double>},
 };
 
 }  // namespace tfc::cpu::TFC_TARGET

@@ -14,6 +14,8 @@
 
 #include <cstdint>
 
+#include "unit_rows.h"
+
 namespace tfc::cpu {
 
 constexpr int64_t kSegmentRows = 32;  // float32 sums never run longer than this: NUMERICS
@@ -91,6 +93,9 @@ struct Kernels {
   const char* name;
   RowPassFunction row_pass[kJobs][kScalars];
   ColumnPassFunction column_pass;
+  UnitScalesFunction unit_scales[kScalars];
+  UnitRowsFunction<float> unit_rows_float[kScalars];
+  UnitRowsFunction<double> unit_rows_double[kScalars];
 };
 
 }  // namespace tfc::cpu

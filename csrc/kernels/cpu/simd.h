@@ -143,7 +143,11 @@ TFC_INLINE void add_widened(Doubles& sum, const Floats& value) {
 // Fixed tree over the sixteen lanes: 8 + 8, 4 + 4, 2 + 2, 1 + 1.
 TFC_INLINE double total(const Doubles& value) {
 #if TFC_VECTOR_BYTES == 64
-  return _mm512_reduce_add_pd((__m512d)(value.part[0] + value.part[1]));
+  const NativeDouble eight = value.part[0] + value.part[1];
+  const auto four =
+      __builtin_shufflevector(eight, eight, 0, 1, 2, 3) + __builtin_shufflevector(eight, eight, 4, 5, 6, 7);
+  const auto two = __builtin_shufflevector(four, four, 0, 1) + __builtin_shufflevector(four, four, 2, 3);
+  return two[0] + two[1];
 #endif
   alignas(64) double lane[kLanes];
   store<double, NativeDouble>(lane, value);
