@@ -34,8 +34,8 @@ ROOT = Path(__file__).resolve().parents[2]
 # Python and gains nothing from running twice.
 TESTS = (
     "tests/csrc",
-    "tests/test_similarity.py",
-    "tests/test_gating.py",
+    "tests/similarity",
+    "tests/gating",
     "tests/test_inputs.py",
     "tests/probe/test_probe_records.py",
     "tests/probe/test_probe_errors.py",
@@ -46,7 +46,7 @@ TESTS = (
 IN_WHEEL = ("tfc_fast/__init__.py", "tfc_fast/_built_with.py", "tfc_fast/py.typed", "LICENSE")
 IN_SDIST = (
     *("CMakeLists.txt", "LICENSE", "README.md", "pyproject.toml", "cmake/", "csrc/module.cpp"),
-    *("csrc/kernels/", "csrc/ops/", "tests/test_similarity.py", "tfc_fast/__init__.py"),
+    *("csrc/kernels/", "csrc/ops/", "tests/similarity/test_means.py", "tfc_fast/__init__.py"),
 )
 NOT_IN_WHEEL = ("csrc/", "tests/", "benchmarks/", "cmake/")
 
