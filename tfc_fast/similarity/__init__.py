@@ -1,6 +1,6 @@
 """Cosine similarity of the rows of a batch: which function answers which question.
 
-    mean_cosine       how alike are the rows on average, within and between classes
+- `mean_cosine`: how alike are the rows on average, within and between classes?
 """
 
 from __future__ import annotations
