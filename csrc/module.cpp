@@ -8,6 +8,7 @@
 #include <string>
 
 #include "kernels/cpu/dispatch.h"
+#include "ops/gemm.h"
 #include "ops/probe_ops.h"
 #include "ops/recorder.h"
 
@@ -61,6 +62,10 @@ PYBIND11_MODULE(_C, m) {
   m.def(
       "use_instruction_set", [](const std::string& name) { tfc::cpu::use(name.c_str()); }, py::arg("name"),
       "Run the loops of that instruction set from now on.");
+  m.def("gemm_is_compiled", &tfc::ops::gemm_is_compiled,
+        "Whether float tiles are multiplied by oneDNN's compiled kernels; otherwise at::mm does it.");
+  m.def("use_compiled_gemm", &tfc::ops::use_compiled_gemm, py::arg("allowed"),
+        "Multiply float tiles by the compiled kernels, where there are any, or never.");
 
   m.def(
       "relu_probe",

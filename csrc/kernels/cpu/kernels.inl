@@ -6,6 +6,8 @@
 #include "row_pass.inl"
 #include "unit_rows.inl"
 
+#include "cosine_tile.inl"
+
 namespace tfc::cpu::TFC_TARGET {
 
 #define TFC_JOB(job) \
@@ -25,6 +27,14 @@ const Kernels kernels = {
      unit_rows<Float16, float>},
     {unit_rows<float, double>, unit_rows<double, double>, unit_rows<BFloat16, double>,
      unit_rows<Float16, double>},
+    {unit_columns<float, float>, unit_columns<double, float>, unit_columns<BFloat16, float>,
+     unit_columns<Float16, float>},
+    {unit_columns<float, double>, unit_columns<double, double>, unit_columns<BFloat16, double>,
+     unit_columns<Float16, double>},
+    place_cosines<float>,
+    place_cosines<double>,
+    count_cosines<float>,
+    count_cosines<double>,
 };
 
 }  // namespace tfc::cpu::TFC_TARGET

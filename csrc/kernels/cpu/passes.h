@@ -14,6 +14,7 @@
 
 #include <cstdint>
 
+#include "cosine_tile.h"
 #include "unit_rows.h"
 
 namespace tfc::cpu {
@@ -96,6 +97,12 @@ struct Kernels {
   UnitScalesFunction unit_scales[kScalars];
   UnitRowsFunction<float> unit_rows_float[kScalars];
   UnitRowsFunction<double> unit_rows_double[kScalars];
+  UnitRowsFunction<float> unit_columns_float[kScalars];
+  UnitRowsFunction<double> unit_columns_double[kScalars];
+  PlaceCosinesFunction<float> place_cosines_float;
+  PlaceCosinesFunction<double> place_cosines_double;
+  CountCosinesFunction<float> count_cosines_float;
+  CountCosinesFunction<double> count_cosines_double;
 };
 
 }  // namespace tfc::cpu

@@ -140,6 +140,81 @@ TFC_INLINE void add_widened(Doubles& sum, const Floats& value) {
 #endif
 }
 
+// Rounded to nearest.
+TFC_INLINE Floats narrowed(const Doubles& value) {
+  Floats out;
+  for (int i = 0; i < Floats::kParts; ++i) {
+    const HalfFloat low = __builtin_convertvector(value.part[2 * i], HalfFloat);
+    const HalfFloat high = __builtin_convertvector(value.part[2 * i + 1], HalfFloat);
+#if TFC_VECTOR_BYTES == 64
+    out.part[i] = __builtin_shufflevector(low, high, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+#elif TFC_VECTOR_BYTES == 32
+    out.part[i] = __builtin_shufflevector(low, high, 0, 1, 2, 3, 4, 5, 6, 7);
+#else
+    out.part[i] = __builtin_shufflevector(low, high, 0, 1, 2, 3);
+#endif
+  }
+  return out;
+}
+
+// ---- squares of vectors ------------------------------------------------------------------------
+// a0 b0 a1 b1 ... of the lower and of the upper halves.
+
+TFC_INLINE NativeFloat interleaved_low(NativeFloat a, NativeFloat b) {
+#if TFC_VECTOR_BYTES == 64
+  return __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+#elif TFC_VECTOR_BYTES == 32
+  return __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
+#else
+  return __builtin_shufflevector(a, b, 0, 4, 1, 5);
+#endif
+}
+
+TFC_INLINE NativeFloat interleaved_high(NativeFloat a, NativeFloat b) {
+#if TFC_VECTOR_BYTES == 64
+  return __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+#elif TFC_VECTOR_BYTES == 32
+  return __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
+#else
+  return __builtin_shufflevector(a, b, 2, 6, 3, 7);
+#endif
+}
+
+TFC_INLINE NativeDouble interleaved_low(NativeDouble a, NativeDouble b) {
+#if TFC_VECTOR_BYTES == 64
+  return __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
+#elif TFC_VECTOR_BYTES == 32
+  return __builtin_shufflevector(a, b, 0, 4, 1, 5);
+#else
+  return __builtin_shufflevector(a, b, 0, 2);
+#endif
+}
+
+TFC_INLINE NativeDouble interleaved_high(NativeDouble a, NativeDouble b) {
+#if TFC_VECTOR_BYTES == 64
+  return __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
+#elif TFC_VECTOR_BYTES == 32
+  return __builtin_shufflevector(a, b, 2, 6, 3, 7);
+#else
+  return __builtin_shufflevector(a, b, 1, 3);
+#endif
+}
+
+// As many vectors as a vector has lanes, rows and columns exchanged. Each round interleaves vector i
+// with vector i + half, which moves one bit of the row's number into the lane's.
+template <typename Scalar, typename Native>
+TFC_INLINE void transpose(Native* row) {
+  constexpr int kSide = sizeof(Native) / sizeof(Scalar);
+  for (int round = 1; round < kSide; round *= 2) {
+    Native next[kSide];
+    for (int i = 0; i < kSide / 2; ++i) {
+      next[2 * i] = interleaved_low(row[i], row[i + kSide / 2]);
+      next[2 * i + 1] = interleaved_high(row[i], row[i + kSide / 2]);
+    }
+    for (int i = 0; i < kSide; ++i) row[i] = next[i];
+  }
+}
+
 // Fixed tree over the sixteen lanes: 8 + 8, 4 + 4, 2 + 2, 1 + 1.
 TFC_INLINE double total(const Doubles& value) {
 #if TFC_VECTOR_BYTES == 64

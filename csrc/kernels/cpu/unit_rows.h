@@ -24,10 +24,16 @@ struct UnitScale {
 // Rows first ... last - 1 -> out[first ... last - 1].
 using UnitScalesFunction = void (*)(const Rows&, int64_t first, int64_t last, UnitScale* out);
 
-// Rows order[first ... last - 1] (order null: rows as they lie) -> out, one after the other, `out_stride`
-// elements apart, as float or double. Zero and non-finite rows come out as zeros. `scales` is by row.
+// Both write rows order[first ... last - 1] (order null: rows as they lie), as float or double. Zero and
+// non-finite rows come out as zeros. `scales` is by row.
+//
+// unit_rows: one row after the other, `out_stride` elements apart; what a row leaves of that is zero.
+// unit_columns: the same transposed, out[j * out_stride + i] = entry j of row i, with both counts
+// rounded up to kPanelStep and zeros there.
 template <typename Out>
 using UnitRowsFunction = void (*)(const Rows&, const int64_t* order, const UnitScale* scales, int64_t first,
                                   int64_t last, Out* out, int64_t out_stride);
+
+constexpr int64_t kPanelStep = 16;
 
 }  // namespace tfc::cpu

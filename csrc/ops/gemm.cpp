@@ -1,0 +1,105 @@
+#include "gemm.h"
+
+#include <ATen/Context.h>
+#include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/native/CPUBlas.h>
+#include <ATen/ops/addmm.h>
+#include <ATen/ops/from_blob.h>
+#include <ATen/ops/mm.h>
+
+#include <algorithm>
+#include <atomic>
+
+namespace tfc::ops {
+namespace {
+
+std::atomic<bool> compiled_allowed{true};
+
+template <typename Real>
+at::Tensor view(const Real* data, int64_t rows, int64_t columns, int64_t stride) {
+  return at::from_blob(const_cast<Real*>(data), {rows, columns}, {stride, 1},
+                       at::TensorOptions().dtype(c10::CppTypeToScalarType<Real>::value));
+}
+
+template <typename Real>
+void library_gemm(int64_t m, int64_t n, int64_t k, const Real* a, int64_t lda, const Real* b, int64_t ldb,
+                  bool add, Real* c, int64_t ldc) {
+  const at::AutoDispatchBelowADInplaceOrView no_autograd;
+  at::Tensor out = view<Real>(c, m, n, ldc);
+  const at::Tensor left = view(a, m, k, lda);
+  const at::Tensor right = view(b, k, n, ldb);
+  if (add) {
+    at::addmm_out(out, out, left, right);
+  } else {
+    at::mm_out(out, left, right);
+  }
+}
+
+bool float_products_are_float() {
+  const auto precision =
+      at::globalContext().float32Precision(at::Float32Backend::MKLDNN, at::Float32Op::MATMUL);
+  return precision != at::Float32Precision::BF16 && precision != at::Float32Precision::TF32;
+}
+
+#if defined(CPUBLAS_BRGEMM_F32F32F32)
+bool compiled_gemm_works() {
+  const float a[2] = {1, 2};
+  const float b[2] = {3, 4};
+  float c = 0;
+  try {
+    at::native::cpublas::brgemm(1, 1, 2, 2, 1, 1, /*add_C=*/false, a, b, &c, /*is_vnni=*/false);
+    at::native::cpublas::brgemm_release(/*is_vnni=*/false);
+  } catch (const c10::Error&) {
+    return false;  // torch says so when the processor lacks AVX-512
+  }
+  return c == 11;
+}
+#endif
+
+}  // namespace
+
+bool gemm_is_compiled() {
+#if defined(CPUBLAS_BRGEMM_F32F32F32)
+  // torch.backends.mkldnn.flags(enabled=False) turns it off for a while.
+  if (!compiled_allowed.load(std::memory_order_relaxed) || !at::globalContext().userEnabledMkldnn())
+    return false;
+  static const bool works = compiled_gemm_works();
+  return works;
+#else
+  return false;
+#endif
+}
+
+void use_compiled_gemm(bool allowed) { compiled_allowed.store(allowed); }
+
+void gemm(int64_t m, int64_t n, int64_t k, const float* a, int64_t lda, const float* b, int64_t ldb, bool add,
+          float* c, int64_t ldc) {
+#if defined(CPUBLAS_BRGEMM_F32F32F32)
+  if (gemm_is_compiled()) {
+    for (int64_t first = 0; first < k; first += kGemmRun) {
+      at::native::cpublas::brgemm(m, n, std::min(kGemmRun, k - first), lda, ldb, ldc, add || first > 0,
+                                  a + first, b + first * ldb, c, /*is_vnni=*/false);
+    }
+    at::native::cpublas::brgemm_release(/*is_vnni=*/false);
+    return;
+  }
+#endif
+  if (float_products_are_float()) {
+    for (int64_t first = 0; first < k; first += kGemmRun) {
+      library_gemm(m, n, std::min(kGemmRun, k - first), a + first, lda, b + first * ldb, ldb,
+                   add || first > 0, c, ldc);
+    }
+    return;
+  }
+  const at::AutoDispatchBelowADInplaceOrView no_autograd;
+  const at::Tensor product = at::mm(view(a, m, k, lda).to(at::kDouble), view(b, k, n, ldb).to(at::kDouble));
+  at::Tensor out = view<float>(c, m, n, ldc);
+  add ? out.add_(product) : out.copy_(product);
+}
+
+void gemm(int64_t m, int64_t n, int64_t k, const double* a, int64_t lda, const double* b, int64_t ldb,
+          bool add, double* c, int64_t ldc) {
+  library_gemm(m, n, k, a, lda, b, ldb, add, c, ldc);
+}
+
+}  // namespace tfc::ops

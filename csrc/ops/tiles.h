@@ -1,0 +1,101 @@
+// Walks the matrix of cosines of two batches of rows tile by tile, never holding more of it.
+//
+// A tile is one task on one thread: packed unit rows, multiplied, handed over in scratch memory that
+// stays in cache. What a tile covers depends on the sizes only, so the bits do not depend on the threads.
+#pragma once
+
+#include <ATen/Parallel.h>
+#include <c10/core/CPUAllocator.h>
+
+#include <algorithm>
+#include <vector>
+
+#include "../kernels/cpu/passes.h"
+
+namespace tfc::ops {
+
+// One side of the product: `count` rows in that order (null: as they lie).
+struct UnitRows {
+  cpu::Rows rows;
+  cpu::Scalar scalar;
+  const cpu::UnitScale* scales;  // by row
+  const int64_t* order;
+  int64_t count;
+};
+
+// Cosines of left rows `row` ... `row + rows - 1` with right rows `column` ..., in positions of the order.
+template <typename Real>
+struct Tile {
+  int64_t row, rows;
+  int64_t column, columns;
+  Real* cosines;  // row after row, `stride` apart; free to be written to
+  int64_t stride;
+};
+
+// How the matrix is cut. `triangle`: only tiles on and above the diagonal (left and right are the same).
+class TileGrid {
+ public:
+  TileGrid(int64_t rows, int64_t columns, bool triangle);
+  int64_t count() const;
+  int64_t height() const { return height_; }
+  int64_t width() const { return width_; }
+  // Sets row, rows, column, columns of tile number `index`.
+  template <typename Real>
+  void place(int64_t index, Tile<Real>& tile) const;
+
+ private:
+  int64_t rows_, columns_;
+  int64_t height_, width_;  // of a tile; multiples of 16
+  int64_t down_, across_;   // tiles
+  bool triangle_;
+};
+
+// One thread's packed panels and tile.
+template <typename Real>
+class TileProduct {
+ public:
+  TileProduct(const UnitRows& left, const UnitRows& right, const TileGrid& grid);
+  Tile<Real> operator()(int64_t index);
+
+ private:
+  void multiply(const Tile<Real>& tile, int64_t first_column, int64_t last_column);
+
+  const UnitRows& left_;
+  const UnitRows& right_;
+  const TileGrid& grid_;
+  int64_t depth_;  // entries of a row that are packed at a time
+  int64_t stride_;
+  at::DataPtr memory_;
+  Real* left_panel_;
+  Real* right_panel_;
+  Real* tile_;
+  std::vector<double> total_;  // long rows: sums of `tile_`
+};
+
+// Whether a lone task must be kept from running on all threads: the product's own library would
+// then split it.
+template <typename Real>
+bool product_is_serial();
+
+// `make_worker()` gives what handles the tiles of one thread: called with each tile in turn.
+template <typename Real, typename MakeWorker>
+void for_each_tile(const UnitRows& left, const UnitRows& right, bool triangle,
+                   const MakeWorker& make_worker) {
+  const TileGrid grid(left.count, right.count, triangle);
+  const int64_t tiles = grid.count();
+  if (tiles == 0) return;
+  constexpr int64_t kProductsPerThread = int64_t{1} << 20;
+  const int64_t products = grid.height() * grid.width() * std::max<int64_t>(1, left.rows.width);
+  const bool serial = product_is_serial<Real>();
+  // Two tasks are run inside a parallel region even if the second is empty.
+  const int64_t tasks = serial ? tiles : std::max<int64_t>(2, tiles);
+  const int64_t grain = serial ? std::max<int64_t>(1, kProductsPerThread / products) : 1;
+  at::parallel_for(0, tasks, grain, [&](int64_t first, int64_t last) {
+    if (first >= tiles) return;
+    TileProduct<Real> product(left, right, grid);
+    auto worker = make_worker();
+    for (int64_t index = first; index < std::min(last, tiles); ++index) worker(product(index));
+  });
+}
+
+}  // namespace tfc::ops
