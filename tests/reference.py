@@ -69,6 +69,19 @@ def mean_cosine(x: Array, labels: Array | None = None) -> CosineMeans:
     )
 
 
+def cosine_matrix(x: Array, y: Array | None = None) -> Floats:
+    """Cosine of every row of `x` with every row of `y` (default `x`): 0 for zero rows, NaN for bad."""
+    left = _Rows(x)
+    right = left if y is None else _Rows(y)
+    cosines = np.zeros((len(left.valid), len(right.valid)))
+    cosines[np.ix_(left.valid, right.valid)] = left.units @ right.units.T
+    cosines[left.nonfinite] = math.nan
+    cosines[:, right.nonfinite] = math.nan
+    if y is None:
+        cosines[left.valid, left.valid] = 1
+    return cosines
+
+
 def gate_stats(features: Array, labels: Array | None = None) -> GateStats:
     """Rates of open gates, and the mean fraction of units in the same state over pairs of rows."""
     gates = _Gates()

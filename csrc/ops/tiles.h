@@ -77,7 +77,8 @@ class TileProduct {
 template <typename Real>
 bool product_is_serial();
 
-// `make_worker()` gives what handles the tiles of one thread: called with each tile in turn.
+// `make_worker()` gives what handles the tiles of one thread: called with each tile in turn; then
+// flush(), if it has that.
 template <typename Real, typename MakeWorker>
 void for_each_tile(const UnitRows& left, const UnitRows& right, bool triangle,
                    const MakeWorker& make_worker) {
@@ -95,6 +96,7 @@ void for_each_tile(const UnitRows& left, const UnitRows& right, bool triangle,
     TileProduct<Real> product(left, right, grid);
     auto worker = make_worker();
     for (int64_t index = first; index < std::min(last, tiles); ++index) worker(product(index));
+    if constexpr (requires { worker.flush(); }) worker.flush();
   });
 }
 

@@ -1,10 +1,12 @@
 """Cosine similarity of the rows of a batch: which function answers which question.
 
 - `mean_cosine`: how alike are the rows on average, within and between classes?
+- `cosine_matrix`: how alike is every row to every other?
 """
 
 from __future__ import annotations
 
+from tfc_fast.similarity.matrix import cosine_matrix
 from tfc_fast.similarity.means import CosineMeans, mean_cosine
 
-__all__ = ["CosineMeans", "mean_cosine"]
+__all__ = ["CosineMeans", "cosine_matrix", "mean_cosine"]

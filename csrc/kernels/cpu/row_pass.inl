@@ -62,8 +62,15 @@ RowNorm norm_in_double<double>(const double* x, int64_t width) {
   const int exponent = __builtin_ilogb(largest);
   // Neither 2^-exponent nor its use may be subnormal: the processor may be set to flush those to zero.
   const double pre = __builtin_ldexp(1.0, exponent < -1000 ? 1000 : exponent > 1000 ? -1000 : -exponent);
-  double squares = 0;
-  for (int64_t j = 0; j < width; ++j) squares += (x[j] * pre) * (x[j] * pre);
+  Doubles sum = zeros<Doubles>();
+  int64_t j = 0;
+  for (; j + kLanes <= width; j += kLanes) {
+    Doubles value = Element<double>::read(x + j);
+    for (int i = 0; i < Doubles::kParts; ++i) value.part[i] *= pre;
+    add_square(sum, value);
+  }
+  double squares = total(sum);
+  for (; j < width; ++j) squares += (x[j] * pre) * (x[j] * pre);
   const double scaled = __builtin_sqrt(squares);
   return {scaled / pre, pre, 1.0 / scaled, true};
 }
