@@ -70,7 +70,7 @@ def mean_cosine(x: Array, labels: Array | None = None) -> CosineMeans:
 
 
 def cosine_matrix(x: Array, y: Array | None = None) -> Floats:
-    """Cosine of every row of `x` with every row of `y` (default `x`): 0 for zero rows, NaN for bad."""
+    """Cosine of every row of `x` with every row of `y`, or of `x`; zero rows 0, bad rows NaN."""
     left = _Rows(x)
     right = left if y is None else _Rows(y)
     cosines = np.zeros((len(left.valid), len(right.valid)))

@@ -32,7 +32,7 @@ each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 
 @pytest.fixture(params=["compiled products", "library products"])
 def products(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Float tiles are multiplied by one of two libraries; where only one is there, it runs twice."""
+    """Either of two libraries multiplies float tiles; where there is only one, it runs twice."""
     _C.use_compiled_gemm(request.param == "compiled products")
     yield
     _C.use_compiled_gemm(True)

@@ -67,7 +67,7 @@ def cosine_matrix(x: Array, y: Array | None = None, *, out: Array | None = None)
 def _writable(out: Array) -> Tensor:
     if isinstance(out, Tensor):
         if out.requires_grad:
-            raise ValueError("out: requires grad; the result is written into it, so pass out.detach()")
+            raise ValueError("out: requires grad, but is written into; pass out.detach()")
         return out
     if isinstance(out, np.ndarray):
         if not out.flags.writeable:

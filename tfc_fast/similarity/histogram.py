@@ -1,0 +1,185 @@
+r"""Distribution of the cosine similarities over all pairs of rows, without the matrix of pairs.
+
+The matrix is computed tile by tile; each tile is counted while it is in cache, and forgotten. Rows
+are visited class by class, so that the pairs of one class are neighbours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tfc_fast import _extension  # noqa: F401  (registers the ops)
+from tfc_fast._inputs import Array, as_rows, group_labels
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["CosineHistogram", "cosine_histogram"]
+
+Kind: TypeAlias = Literal["all", "within", "between"]
+KINDS: tuple[Kind, ...] = ("all", "within", "between")
+MOST_BINS = 2**16
+
+
+@dataclass(frozen=True)
+class CosineHistogram:
+    """Counts of pairs of rows by their cosine.
+
+    Attributes:
+        all: Pairs of rows in each bin, int64 `[bins]`; they add up to `M (M - 1) / 2` for M rows.
+        within: Those of two rows of the same class; without labels 0.
+        between: Those of rows of different classes; without labels 0.
+        edges: Where the bins begin and end, float64 `[bins + 1]`, from -1 to 1 in equal steps. A
+            bin holds its lower edge, the last one both.
+        n_rows: Rows that took part.
+        n_zero: Rows left out because they are all zero.
+        n_nonfinite: Rows left out because they hold a NaN or Inf.
+    """
+
+    all: Array
+    within: Array
+    between: Array
+    edges: Array
+    n_rows: int
+    n_zero: int
+    n_nonfinite: int
+
+    def quantile(self, q: float | Array, kind: Kind = "all") -> np.float64 | np.ndarray:
+        """The cosine below which a share `q` of the pairs lies, linear inside a bin.
+
+        It is off by less than a bin. Without pairs it is NaN.
+
+        Args:
+            q: Shares in [0, 1].
+            kind: `"all"`, `"within"` or `"between"`.
+
+        Returns:
+            float64, of the shape of `q`.
+        """
+        shares = np.asarray(q, np.float64)
+        if not ((shares >= 0) & (shares <= 1)).all():
+            raise ValueError(f"q: wanted shares in [0, 1], got {q}")
+        counts, edges = self._counts(kind), np.asarray(self.edges)
+        below = np.concatenate([[0], np.cumsum(counts)])
+        pairs = below[-1]
+        if pairs == 0:
+            return np.full_like(shares, np.nan)[()]
+        # The first bin that reaches the share; empty bins hold no quantile.
+        bins = np.searchsorted(below[1:], shares * pairs)
+        bins = np.clip(bins, *np.flatnonzero(counts)[[0, -1]])
+        inside = (shares * pairs - below[bins]) / counts[bins]
+        return (edges[bins] + np.clip(inside, 0, 1) * (edges[bins + 1] - edges[bins]))[()]
+
+    def cdf(self, t: float | Array, kind: Kind = "all") -> np.float64 | np.ndarray:
+        """The share of pairs whose cosine is at most `t`, linear inside a bin.
+
+        Args:
+            t: Cosines; below -1 gives 0, above 1 gives 1.
+            kind: `"all"`, `"within"` or `"between"`.
+
+        Returns:
+            float64, of the shape of `t`; NaN without pairs.
+        """
+        below = np.concatenate([[0], np.cumsum(self._counts(kind))])
+        if below[-1] == 0:
+            return np.full_like(np.asarray(t, np.float64), np.nan)[()]
+        share = np.interp(np.asarray(t, np.float64), np.asarray(self.edges), below / below[-1])
+        return np.asarray(share)[()]
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draw the densities of within- and between-class pairs, or of all pairs without labels.
+
+        Args:
+            ax: matplotlib axes to draw on; default: new ones.
+
+        Returns:
+            The axes.
+
+        Raises:
+            ImportError: matplotlib is not installed.
+        """
+        try:
+            import matplotlib.pyplot as plt
+        except ImportError as error:
+            raise ImportError(
+                "plot needs matplotlib: pip install matplotlib, or pip install tfc_fast[report]"
+            ) from error
+        if ax is None:
+            ax = plt.subplots()[1]
+        edges = np.asarray(self.edges)
+        kinds = [kind for kind in KINDS[1:] if self._counts(kind).any()] or ["all"]
+        for kind in kinds:
+            counts = self._counts(kind)
+            density = counts / (max(int(counts.sum()), 1) * np.diff(edges))
+            name = "all pairs" if kind == "all" else f"{kind} classes"
+            ax.stairs(density, edges, fill=True, alpha=0.5, label=name)
+        ax.set_xlabel("cosine similarity")
+        ax.set_ylabel("density of pairs")
+        ax.legend()
+        return ax
+
+    def _counts(self, kind: Kind) -> np.ndarray:
+        if kind not in KINDS:
+            raise ValueError(f"kind: wanted 'all', 'within' or 'between', got {kind!r}")
+        return np.asarray(getattr(self, kind))
+
+
+def cosine_histogram(
+    x: Array, labels: Array | None = None, *, num_classes: int | None = None, bins: int = 256
+) -> CosineHistogram:
+    """Count all pairs of different rows by their cosine, within and between classes.
+
+    The counts are exact integers; only a cosine within 1e-6 (float64: 1e-12) of an edge may be
+    counted on either side of it. They do not depend on the number of threads. There is no epsilon:
+    only rows that are exactly zero or hold a NaN or Inf are left out, and counted. Costs about
+    `n^2 d / 2` multiplications and, besides the input, a few megabytes whatever n is.
+
+    Args:
+        x: Rows, `[n, ...]`, flattened to `[n, d]`; float16, bfloat16, float32 or float64; any
+            strides (no copy where each row is contiguous); a tensor or a numpy array.
+        labels: Class of each row, integer, `[n]`. Without labels `within` and `between` are 0.
+        num_classes: Number of classes; default: the largest label + 1.
+        bins: Bins of equal width from -1 to 1; 1 ... 65536.
+
+    Returns:
+        `CosineHistogram`, with `quantile`, `cdf` and `plot`; its arrays are tensors, or numpy
+        arrays for numpy input.
+
+    Raises:
+        TypeError: `x` is no array of a supported float dtype, `labels` are not integers, or `bins`
+            is no integer.
+        ValueError: `x` has no dimension, `labels` is not `[n]`, a label is outside
+            `0 ... num_classes - 1`, or `bins` is out of range.
+
+    Example:
+        >>> import torch
+        >>> x = torch.tensor([[2.0, 0.0], [1.0, 0.0], [1.0, 1.0], [-1.0, 0.0]])
+        >>> histogram = cosine_histogram(x, torch.tensor([0, 0, 0, 1]), bins=4)
+        >>> histogram.edges.tolist()
+        [-1.0, -0.5, 0.0, 0.5, 1.0]
+        >>> histogram.within.tolist(), histogram.between.tolist()
+        ([0, 0, 0, 3], [3, 0, 0, 0])
+        >>> float(histogram.cdf(0.5)), float(histogram.quantile(0.25, "between"))
+        (0.5, -0.875)
+    """
+    rows = as_rows(x, "x")
+    if isinstance(bins, (bool, np.bool_)) or not hasattr(bins, "__index__"):
+        raise TypeError(f"bins: wanted an int, got {type(bins).__name__}")
+    bins = int(bins)
+    if not 1 <= bins <= MOST_BINS:
+        raise ValueError(f"bins: wanted 1 ... {MOST_BINS}, got {bins}")
+    order, class_ptr = group_labels(labels, num_classes, rows)
+    counts, found = torch.ops.tfc_fast.cosine_histogram.default(rows, order, class_ptr, bins)
+    edges = (2 * torch.arange(bins + 1, dtype=torch.float64) - bins) / bins
+    every = counts.sum(dim=0)
+    within, between = (counts * 0 if labels is None else counts).unbind()
+    arrays: list[Tensor] = [every, within, between, edges]
+    if isinstance(x, np.ndarray):
+        arrays = [array.numpy() for array in arrays]
+    n_rows, n_zero, n_nonfinite = found.tolist()
+    return CosineHistogram(*arrays, n_rows=n_rows, n_zero=n_zero, n_nonfinite=n_nonfinite)
