@@ -73,7 +73,8 @@ class CosineHistogram:
         bins = np.searchsorted(below[1:], shares * pairs)
         bins = np.clip(bins, *np.flatnonzero(counts)[[0, -1]])
         inside = (shares * pairs - below[bins]) / counts[bins]
-        return (edges[bins] + np.clip(inside, 0, 1) * (edges[bins + 1] - edges[bins]))[()]
+        quantiles = edges[bins] + np.clip(inside, 0, 1) * (edges[bins + 1] - edges[bins])
+        return np.asarray(quantiles)[()]
 
     def cdf(self, t: float | Array, kind: Kind = "all") -> np.float64 | np.ndarray:
         """The share of pairs whose cosine is at most `t`, linear inside a bin.
@@ -176,10 +177,18 @@ def cosine_histogram(
     order, class_ptr = group_labels(labels, num_classes, rows)
     counts, found = torch.ops.tfc_fast.cosine_histogram.default(rows, order, class_ptr, bins)
     edges = (2 * torch.arange(bins + 1, dtype=torch.float64) - bins) / bins
-    every = counts.sum(dim=0)
     within, between = (counts * 0 if labels is None else counts).unbind()
-    arrays: list[Tensor] = [every, within, between, edges]
-    if isinstance(x, np.ndarray):
-        arrays = [array.numpy() for array in arrays]
+
+    def given_back(array: Tensor) -> Array:
+        return array.numpy() if isinstance(x, np.ndarray) else array
+
     n_rows, n_zero, n_nonfinite = found.tolist()
-    return CosineHistogram(*arrays, n_rows=n_rows, n_zero=n_zero, n_nonfinite=n_nonfinite)
+    return CosineHistogram(
+        all=given_back(counts.sum(dim=0)),
+        within=given_back(within),
+        between=given_back(between),
+        edges=given_back(edges),
+        n_rows=n_rows,
+        n_zero=n_zero,
+        n_nonfinite=n_nonfinite,
+    )
