@@ -6,7 +6,6 @@
 #include <algorithm>
 
 #include "../kernels/cpu/dispatch.h"
-#include "measure.h"
 #include "tiles.h"
 
 namespace tfc::ops {
@@ -58,10 +57,6 @@ void check_memory(const at::Tensor& x, const std::optional<at::Tensor>& y, const
   TORCH_CHECK_VALUE(!y || apart(*y), kOp, ": out shares memory with y");
 }
 
-UnitRows unit_rows(const at::Tensor& rows, const std::vector<cpu::UnitScale>& scales) {
-  return {rows_of(rows), scalar_of(rows.scalar_type()), scales.data(), nullptr, rows.size(0)};
-}
-
 // Writes the tiles of one thread to where they belong.
 template <typename Real>
 struct TileWriter {
@@ -88,7 +83,7 @@ struct TileWriter {
     for (int64_t i = 0; i < tile.rows; ++i) {
       Real* row = tile.cosines + i * tile.stride;
       for (int64_t j = 0; j < i; ++j) row[j] = tile.cosines[j * tile.stride + i];
-      row[i] = left.scales[tile.row + i].scale == 0 ? Real{0} : Real{1};
+      row[i] = left.kernel.scales[tile.row + i].scale == 0 ? Real{0} : Real{1};
     }
   }
 
@@ -96,10 +91,10 @@ struct TileWriter {
     const Real nan = std::numeric_limits<Real>::quiet_NaN();
     for (int64_t i = 0; i < tile.rows; ++i) {
       Real* row = tile.cosines + i * tile.stride;
-      if (std::isnan(left.scales[tile.row + i].scale)) std::fill(row, row + tile.columns, nan);
+      if (std::isnan(left.kernel.scales[tile.row + i].scale)) std::fill(row, row + tile.columns, nan);
     }
     for (int64_t j = 0; j < tile.columns; ++j) {
-      if (!std::isnan(right.scales[tile.column + j].scale)) continue;
+      if (!std::isnan(right.kernel.scales[tile.column + j].scale)) continue;
       for (int64_t i = 0; i < tile.rows; ++i) tile.cosines[i * tile.stride + j] = nan;
     }
   }

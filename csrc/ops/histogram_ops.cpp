@@ -4,11 +4,9 @@
 #include <torch/library.h>
 
 #include <algorithm>
-#include <cmath>
 #include <mutex>
 
 #include "../kernels/cpu/dispatch.h"
-#include "measure.h"
 #include "tiles.h"
 
 namespace tfc::ops {
@@ -16,36 +14,6 @@ namespace {
 
 // float32 cells of that many are still wider than the error of a cosine.
 constexpr int64_t kMostBins = int64_t{1} << 16;
-
-// Valid rows, class after class, and where the class of each position begins and ends among them.
-struct ValidRows {
-  std::vector<int64_t> order;
-  std::vector<int64_t> class_end;  // by position
-  int64_t zero = 0;
-  int64_t nonfinite = 0;
-};
-
-ValidRows valid_rows(const std::vector<cpu::UnitScale>& scales, const Grouping& groups) {
-  ValidRows valid;
-  const auto rows = static_cast<int64_t>(scales.size());
-  const int64_t* order = groups.labelled() ? groups.order.const_data_ptr<int64_t>() : nullptr;
-  const int64_t one_class[2] = {0, rows};
-  const int64_t* begin = groups.labelled() ? groups.class_ptr.const_data_ptr<int64_t>() : one_class;
-  const int64_t classes = groups.labelled() ? groups.class_ptr.numel() - 1 : 1;
-  valid.order.reserve(scales.size());
-  valid.class_end.reserve(scales.size());
-  for (int64_t c = 0; c < classes; ++c) {
-    for (int64_t i = begin[c]; i < begin[c + 1]; ++i) {
-      const int64_t row = order != nullptr ? order[i] : i;
-      const double scale = scales[static_cast<size_t>(row)].scale;
-      valid.zero += scale == 0;
-      valid.nonfinite += std::isnan(scale);
-      if (scale > 0) valid.order.push_back(row);
-    }
-    valid.class_end.resize(valid.order.size(), static_cast<int64_t>(valid.order.size()));
-  }
-  return valid;
-}
 
 // Counts the tiles of one thread, and adds them up at the end.
 template <typename Real>
@@ -66,7 +34,7 @@ class TileCounter {
       // Every pair once: later rows. Those of the same class come first among them.
       const int64_t first = std::max(tile.column, i + 1);
       if (first >= end) break;
-      const int64_t same_until = std::clamp(rows_.class_end[static_cast<size_t>(i)], first, end);
+      const int64_t same_until = std::clamp(rows_.class_end(i), first, end);
       count_(cosines + first, same_until - first, bins_, counts_[0].data());
       count_(cosines + same_until, end - same_until, bins_, counts_[1].data());
     }
@@ -119,20 +87,20 @@ std::tuple<at::Tensor, at::Tensor> cosine_histogram_cpu(const at::Tensor& x,
   const at::Tensor rows = as_rows(x);
   const auto scales = unit_scales(rows);
   const ValidRows valid = valid_rows(scales, groups);
-  const auto count = static_cast<int64_t>(valid.order.size());
-  const UnitRows unit_rows{rows_of(rows), scalar_of(rows.scalar_type()), scales.data(), valid.order.data(),
-                           count};
+  UnitRows chosen = unit_rows(rows, scales);
+  chosen.kernel.order = valid.order.data();
+  chosen.count = valid.count();
   at::Tensor counts = at::zeros({2, bins}, at::kLong);
   int64_t* totals = counts.mutable_data_ptr<int64_t>();
   const cpu::Kernels& kernels = cpu::kernels();
   if (x.scalar_type() == at::kDouble) {
-    count_pairs<double>(unit_rows, valid, bins, totals, kernels.count_cosines_double);
+    count_pairs<double>(chosen, valid, bins, totals, kernels.count_cosines_double);
   } else {
-    count_pairs<float>(unit_rows, valid, bins, totals, kernels.count_cosines_float);
+    count_pairs<float>(chosen, valid, bins, totals, kernels.count_cosines_float);
   }
   at::Tensor found = at::empty({3}, at::kLong);
   int64_t* values = found.mutable_data_ptr<int64_t>();
-  values[0] = count;
+  values[0] = valid.count();
   values[1] = valid.zero;
   values[2] = valid.nonfinite;
   return {counts, found};

@@ -95,8 +95,6 @@ cpu::Scalar scalar_of(at::ScalarType type) {
   }
 }
 
-cpu::Rows rows_of(const at::Tensor& rows) { return {rows.const_data_ptr(), rows.stride(0), rows.size(1)}; }
-
 namespace {
 
 // Memory for everything that a call needs and nobody keeps. Up to kKept bytes stay with the thread:
@@ -238,16 +236,6 @@ BatchSums measure(cpu::Job job, const at::Tensor& feature, const at::Tensor& gra
 
 BatchSums measure(cpu::Job job, const at::Tensor& feature, const Grouping& groups, UnitCounts* counts) {
   return run(job, feature, {}, {}, groups, {}, counts);
-}
-
-std::vector<cpu::UnitScale> unit_scales(const at::Tensor& rows) {
-  std::vector<cpu::UnitScale> scales(static_cast<size_t>(rows.size(0)));
-  const auto kernel = cpu::kernels().unit_scales[static_cast<int>(scalar_of(rows.scalar_type()))];
-  const cpu::Rows data = rows_of(rows);
-  const int64_t grain = std::max<int64_t>(1, kElementsPerThread / std::max<int64_t>(1, rows.size(1)));
-  at::parallel_for(0, rows.size(0), grain,
-                   [&](int64_t first, int64_t last) { kernel(data, first, last, scales.data()); });
-  return scales;
 }
 
 }  // namespace tfc::ops

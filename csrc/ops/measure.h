@@ -4,7 +4,6 @@
 #include <ATen/core/Tensor.h>
 
 #include <optional>
-#include <vector>
 
 #include "../kernels/cpu/passes.h"
 #include "../kernels/statistics.h"
@@ -45,10 +44,6 @@ at::Tensor as_rows(const at::Tensor& x);
 
 // Elements that are worth a thread of their own; ATen's own elementwise kernels use twice as many.
 constexpr int64_t kElementsPerThread = 16384;
-
-// What as_rows gave, for the kernels of unit rows; and the scale of each row.
-cpu::Rows rows_of(const at::Tensor& rows);
-std::vector<cpu::UnitScale> unit_scales(const at::Tensor& rows);
 
 // Where the units of a site keep the step at which they were last open and last shut.
 struct UnitHistory {

@@ -1,9 +1,7 @@
 #include "tiles.h"
 
 #include <cmath>
-#include <cstring>
 
-#include "../kernels/cpu/dispatch.h"
 #include "gemm.h"
 
 namespace tfc::ops {
@@ -12,9 +10,6 @@ namespace {
 constexpr int64_t kLargestSide = 512;  // a tile of float and its panels stay in a second-level cache
 constexpr int64_t kSmallestSide = 64;
 
-int64_t divided_up(int64_t value, int64_t by) { return (value + by - 1) / by; }
-int64_t rounded_up(int64_t value, int64_t step) { return divided_up(value, step) * step; }
-
 // About four tiles per side, or as many of the largest as there are: enough tasks for a few threads
 // when the matrix is small, and little packing when it is large. All tiles of about one size.
 int64_t side_of(int64_t count) {
@@ -22,14 +17,6 @@ int64_t side_of(int64_t count) {
   const int64_t tiles = std::max<int64_t>(1, divided_up(count, wanted));
   return rounded_up(divided_up(std::max<int64_t>(1, count), tiles), cpu::kPanelStep);
 }
-
-// Entries of a row that are packed at a time ...
-template <typename Real>
-constexpr int64_t kDepth = 128;
-template <>
-constexpr int64_t kDepth<double> = 512;
-// ... and how often their products may be added in float before they go on in double (see gemm.h).
-constexpr int64_t kDepthsInFloat = 8;
 
 }  // namespace
 
@@ -45,7 +32,7 @@ TileGrid::TileGrid(int64_t rows, int64_t columns, bool triangle)
 int64_t TileGrid::count() const { return triangle_ ? down_ * (down_ + 1) / 2 : down_ * across_; }
 
 template <typename Real>
-void TileGrid::place(int64_t index, Tile<Real>& tile) const {
+Tile<Real> TileGrid::tile(int64_t index) const {
   int64_t down = 0;
   int64_t across = 0;
   if (triangle_) {
@@ -60,10 +47,10 @@ void TileGrid::place(int64_t index, Tile<Real>& tile) const {
     down = index / across_;
     across = index % across_;
   }
-  tile.row = down * height_;
-  tile.rows = std::min(height_, rows_ - tile.row);
-  tile.column = across * width_;
-  tile.columns = std::min(width_, columns_ - tile.column);
+  const int64_t row = down * height_;
+  const int64_t column = across * width_;
+  return {index,   row, std::min(height_, rows_ - row), column, std::min(width_, columns_ - column),
+          nullptr, 0};
 }
 
 template <typename Real>
@@ -71,7 +58,7 @@ TileProduct<Real>::TileProduct(const UnitRows& left, const UnitRows& right, cons
     : left_(left),
       right_(right),
       grid_(grid),
-      depth_(std::min(kDepth<Real>, rounded_up(left.rows.width, cpu::kPanelStep))),
+      depth_(std::min(kDepth<Real>, rounded_up(left.kernel.width, cpu::kPanelStep))),
       // Rows not a power of two apart: a column of the tile must not fall into one set of the cache.
       stride_(grid.width() + cpu::kPanelStep) {
   const int64_t height = grid.height();
@@ -79,21 +66,20 @@ TileProduct<Real>::TileProduct(const UnitRows& left, const UnitRows& right, cons
   memory_ = c10::GetCPUAllocator()->allocate(static_cast<size_t>(entries) * sizeof(Real));
   left_panel_ = static_cast<Real*>(memory_.get());
   right_panel_ = left_panel_ + height * depth_;
-  tile_ = right_panel_ + depth_ * grid.width();
+  cosines_ = right_panel_ + depth_ * grid.width();
   // Rows that the last tile lacks are multiplied too: whatever they hold must not be a signalling NaN.
   std::fill(left_panel_, left_panel_ + entries, Real{0});
-  if (left.rows.width > kDepth<Real> * kDepthsInFloat && sizeof(Real) < sizeof(double)) {
+  if (left.kernel.width > kDepth<Real> * kDepthsInFloat && sizeof(Real) < sizeof(double)) {
     total_.resize(static_cast<size_t>(height * stride_));
   }
 }
 
 template <typename Real>
 Tile<Real> TileProduct<Real>::operator()(int64_t index) {
-  Tile<Real> tile;
-  grid_.place(index, tile);
-  tile.cosines = tile_;
+  Tile<Real> tile = grid_.tile<Real>(index);
+  tile.cosines = cosines_;
   tile.stride = stride_;
-  const int64_t width = left_.rows.width;
+  const int64_t width = left_.kernel.width;
   if (total_.empty()) {
     multiply(tile, 0, width);
     return tile;
@@ -102,48 +88,26 @@ Tile<Real> TileProduct<Real>::operator()(int64_t index) {
   const int64_t used = grid_.height() * stride_;
   for (int64_t first = 0; first < width; first += kDepth<Real> * kDepthsInFloat) {
     multiply(tile, first, std::min(width, first + kDepth<Real> * kDepthsInFloat));
-    for (int64_t i = 0; i < used; ++i) total_[i] += tile_[i];
+    for (int64_t i = 0; i < used; ++i) total_[i] += cosines_[i];
   }
-  for (int64_t i = 0; i < used; ++i) tile_[i] = static_cast<Real>(total_[i]);
+  for (int64_t i = 0; i < used; ++i) cosines_[i] = static_cast<Real>(total_[i]);
   return tile;
 }
 
-namespace {
-
-// Entries first ... first + count - 1 of every row.
-cpu::Rows columns_of(const UnitRows& side, int64_t first, int64_t count) {
-  const int64_t size = side.scalar == cpu::Scalar::kFloat64   ? 8
-                       : side.scalar == cpu::Scalar::kFloat32 ? 4
-                                                              : 2;
-  return {static_cast<const char*>(side.rows.data) + first * size, side.rows.stride, count};
-}
-
-}  // namespace
-
 template <typename Real>
 void TileProduct<Real>::multiply(const Tile<Real>& tile, int64_t first_column, int64_t last_column) {
-  const cpu::Kernels& kernels = cpu::kernels();
-  const auto* pack_rows = [&] {
-    if constexpr (std::is_same_v<Real, float>) return kernels.unit_rows_float;
-    if constexpr (std::is_same_v<Real, double>) return kernels.unit_rows_double;
-  }();
-  const auto* pack_columns = [&] {
-    if constexpr (std::is_same_v<Real, float>) return kernels.unit_columns_float;
-    if constexpr (std::is_same_v<Real, double>) return kernels.unit_columns_double;
-  }();
   const int64_t height = rounded_up(tile.rows, cpu::kPanelStep);
   const int64_t width = rounded_up(tile.columns, cpu::kPanelStep);
-  if (first_column == last_column) std::fill(tile_, tile_ + grid_.height() * stride_, Real{0});
+  if (first_column == last_column) std::fill(cosines_, cosines_ + grid_.height() * stride_, Real{0});
   for (int64_t column = first_column; column < last_column; column += depth_) {
     const int64_t depth = std::min(depth_, last_column - column);
     const int64_t padded = rounded_up(depth, cpu::kPanelStep);
-    pack_rows[static_cast<int>(left_.scalar)](columns_of(left_, column, depth), left_.order, left_.scales,
-                                              tile.row, tile.row + tile.rows, left_panel_, padded);
-    pack_columns[static_cast<int>(right_.scalar)](columns_of(right_, column, depth), right_.order,
-                                                  right_.scales, tile.column, tile.column + tile.columns,
-                                                  right_panel_, width);
+    pack_rows<Real>(left_)(columns_of(left_, column, column + depth), tile.row, tile.row + tile.rows,
+                           left_panel_, padded);
+    pack_columns<Real>(right_)(columns_of(right_, column, column + depth), tile.column,
+                               tile.column + tile.columns, right_panel_, width);
     gemm(height, width, padded, left_panel_, padded, right_panel_, width, /*add=*/column != first_column,
-         tile_, stride_);
+         cosines_, stride_);
   }
 }
 
@@ -156,6 +120,8 @@ bool product_is_serial<double>() {
   return false;
 }
 
+template Tile<float> TileGrid::tile<float>(int64_t) const;
+template Tile<double> TileGrid::tile<double>(int64_t) const;
 template class TileProduct<float>;
 template class TileProduct<double>;
 

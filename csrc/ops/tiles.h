@@ -10,22 +10,14 @@
 #include <algorithm>
 #include <vector>
 
-#include "../kernels/cpu/passes.h"
+#include "unit_rows.h"
 
 namespace tfc::ops {
-
-// One side of the product: `count` rows in that order (null: as they lie).
-struct UnitRows {
-  cpu::Rows rows;
-  cpu::Scalar scalar;
-  const cpu::UnitScale* scales;  // by row
-  const int64_t* order;
-  int64_t count;
-};
 
 // Cosines of left rows `row` ... `row + rows - 1` with right rows `column` ..., in positions of the order.
 template <typename Real>
 struct Tile {
+  int64_t index;  // of all tiles, in a fixed order
   int64_t row, rows;
   int64_t column, columns;
   Real* cosines;  // row after row, `stride` apart; free to be written to
@@ -39,9 +31,9 @@ class TileGrid {
   int64_t count() const;
   int64_t height() const { return height_; }
   int64_t width() const { return width_; }
-  // Sets row, rows, column, columns of tile number `index`.
+  // Tile number `index`, without its cosines.
   template <typename Real>
-  void place(int64_t index, Tile<Real>& tile) const;
+  Tile<Real> tile(int64_t index) const;
 
  private:
   int64_t rows_, columns_;
@@ -49,6 +41,14 @@ class TileGrid {
   int64_t down_, across_;   // tiles
   bool triangle_;
 };
+
+// Entries of rows that are packed and multiplied at a time, and how often their products may be added
+// in float before they go on in double (see gemm.h).
+template <typename Real>
+constexpr int64_t kDepth = 128;
+template <>
+inline constexpr int64_t kDepth<double> = 512;
+constexpr int64_t kDepthsInFloat = 8;
 
 // One thread's packed panels and tile.
 template <typename Real>
@@ -68,8 +68,8 @@ class TileProduct {
   at::DataPtr memory_;
   Real* left_panel_;
   Real* right_panel_;
-  Real* tile_;
-  std::vector<double> total_;  // long rows: sums of `tile_`
+  Real* cosines_;
+  std::vector<double> total_;  // long rows: sums of `cosines_`
 };
 
 // Whether a lone task must be kept from running on all threads: the product's own library would
@@ -86,7 +86,7 @@ void for_each_tile(const UnitRows& left, const UnitRows& right, bool triangle,
   const int64_t tiles = grid.count();
   if (tiles == 0) return;
   constexpr int64_t kProductsPerThread = int64_t{1} << 20;
-  const int64_t products = grid.height() * grid.width() * std::max<int64_t>(1, left.rows.width);
+  const int64_t products = grid.height() * grid.width() * std::max<int64_t>(1, left.kernel.width);
   const bool serial = product_is_serial<Real>();
   // Two tasks are run inside a parallel region even if the second is empty.
   const int64_t tasks = serial ? tiles : std::max<int64_t>(2, tiles);

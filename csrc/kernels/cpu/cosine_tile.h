@@ -1,4 +1,5 @@
-// What becomes of a tile of the matrix of cosines while it is in cache: written out, or counted.
+// What becomes of a tile of the matrix of cosines while it is in cache: written out, counted, or
+// summed.
 #pragma once
 
 #include <cstdint>
@@ -17,5 +18,9 @@ constexpr int kCountWays = 4;
 // floor((c + 1) bins / 2), the last one closed above.
 template <typename Real>
 using CountCosinesFunction = void (*)(const Real* cosine, int64_t count, int64_t bins, uint32_t* counts);
+
+// Sum of (value + shift)^2 over the `count` values at `values`, in double.
+template <typename Real>
+using SumSquaresFunction = double (*)(const Real* values, int64_t count, double shift);
 
 }  // namespace tfc::cpu

@@ -1,4 +1,4 @@
-// Tiles of cosines, written out or counted. See cosine_tile.h. Included once per target, after
+// Tiles of cosines, written out, counted or summed. See cosine_tile.h. Included once per target, after
 // unit_rows.inl.
 
 namespace tfc::cpu::TFC_TARGET {
@@ -110,6 +110,21 @@ void count_cosines(const Real* cosine, int64_t count, int64_t bins, uint32_t* co
     for (int lane = 0; lane < kLanes; ++lane) ++way[lane % kCountWays][cell[lane]];
   }
   for (; i < count; ++i) ++way[i % kCountWays][cell_of(cosine[i], half, last)];
+}
+
+template <typename Real>
+double sum_squares(const Real* values, int64_t count, double shift) {
+  Doubles sum = zeros<Doubles>();
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+    Doubles value = zeros<Doubles>();
+    add_widened(value, load<Real, typename PackOf<Real>::Native>(values + i));
+    for (int part = 0; part < Doubles::kParts; ++part) value.part[part] += shift;
+    add_square(sum, value);
+  }
+  double squares = total(sum);
+  for (; i < count; ++i) squares += ((double)values[i] + shift) * ((double)values[i] + shift);
+  return squares;
 }
 
 }  // namespace

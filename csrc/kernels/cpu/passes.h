@@ -95,14 +95,18 @@ struct Kernels {
   RowPassFunction row_pass[kJobs][kScalars];
   ColumnPassFunction column_pass;
   UnitScalesFunction unit_scales[kScalars];
-  UnitRowsFunction<float> unit_rows_float[kScalars];
-  UnitRowsFunction<double> unit_rows_double[kScalars];
-  UnitRowsFunction<float> unit_columns_float[kScalars];
-  UnitRowsFunction<double> unit_columns_double[kScalars];
+  PackFunction<float> unit_rows_float[kScalars];
+  PackFunction<double> unit_rows_double[kScalars];
+  PackFunction<float> unit_columns_float[kScalars];
+  PackFunction<double> unit_columns_double[kScalars];
+  SumUnitRowsFunction sum_unit_rows[kScalars];
+  UnitSquaresFunction unit_squares[kScalars];
   PlaceCosinesFunction<float> place_cosines_float;
   PlaceCosinesFunction<double> place_cosines_double;
   CountCosinesFunction<float> count_cosines_float;
   CountCosinesFunction<double> count_cosines_double;
+  SumSquaresFunction<float> sum_squares_float;
+  SumSquaresFunction<double> sum_squares_double;
 };
 
 }  // namespace tfc::cpu

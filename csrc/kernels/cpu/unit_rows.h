@@ -9,30 +9,40 @@
 
 namespace tfc::cpu {
 
-struct Rows {
-  const void* data;  // [n, width], rows `stride` elements apart
-  int64_t stride;
-  int64_t width;
-};
-
 // unit row = (x * pre) * scale. `pre` is a power of two, 1 but for very large or small double rows.
 struct UnitScale {
   double pre;
   double scale;  // 0: the row is all zero; NaN: it holds a NaN or Inf
 };
 
-// Rows first ... last - 1 -> out[first ... last - 1].
-using UnitScalesFunction = void (*)(const Rows&, int64_t first, int64_t last, UnitScale* out);
+struct UnitRows {
+  const void* data;  // [n, width], rows `stride` elements apart
+  int64_t stride;
+  int64_t width;
+  const UnitScale* scales;  // [n]
+  const int64_t* order;     // row at each position; null: rows as they lie
+  // The mean of the class of each position is taken away: rows u - m. Null: it is not.
+  const double* means;  // [classes, width], rows `means_stride` apart
+  int64_t means_stride;
+  const int64_t* label;  // class of each position
+};
 
-// Both write rows order[first ... last - 1] (order null: rows as they lie), as float or double. Zero and
-// non-finite rows come out as zeros. `scales` is by row.
+// Rows first ... last - 1, as they lie -> out[first ... last - 1].
+using UnitScalesFunction = void (*)(const UnitRows&, int64_t first, int64_t last, UnitScale* out);
+
+// Both write the rows of positions first ... last - 1. Zero and non-finite rows come out as zeros.
 //
 // unit_rows: one row after the other, `out_stride` elements apart; what a row leaves of that is zero.
 // unit_columns: the same transposed, out[j * out_stride + i] = entry j of row i, with both counts
 // rounded up to kPanelStep and zeros there.
 template <typename Out>
-using UnitRowsFunction = void (*)(const Rows&, const int64_t* order, const UnitScale* scales, int64_t first,
-                                  int64_t last, Out* out, int64_t out_stride);
+using PackFunction = void (*)(const UnitRows&, int64_t first, int64_t last, Out* out, int64_t out_stride);
+
+// sum[j] += entry j of every row of positions first ... last - 1, one after the other.
+using SumUnitRowsFunction = void (*)(const UnitRows&, int64_t first, int64_t last, double* sum);
+
+// out[i - first] += squared length of row i.
+using UnitSquaresFunction = void (*)(const UnitRows&, int64_t first, int64_t last, double* out);
 
 constexpr int64_t kPanelStep = 16;
 

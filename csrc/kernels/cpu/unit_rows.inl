@@ -4,7 +4,7 @@ namespace tfc::cpu::TFC_TARGET {
 namespace {
 
 template <typename T>
-void unit_scales(const Rows& rows, int64_t first, int64_t last, UnitScale* out) {
+void unit_scales(const UnitRows& rows, int64_t first, int64_t last, UnitScale* out) {
   for (int64_t i = first; i < last; ++i) {
     const RowNorm row = norm_in_double((const T*)rows.data + i * rows.stride, rows.width);
     out[i] = {row.pre, row.finite ? row.scale : __builtin_nan("")};
@@ -26,60 +26,76 @@ struct PackOf<double> {
   static TFC_INLINE Doubles from(const Doubles& value) { return value; }
 };
 
-// Sixteen entries of a unit row, rounded once to Out.
-template <typename Out, typename T>
-TFC_INLINE typename PackOf<Out>::Type unit_entries(const T* x, const UnitScale& by) {
-  Doubles wide = zeros<Doubles>();
-  add_widened(wide, Element<T>::read(x));
-  for (int i = 0; i < Doubles::kParts; ++i) wide.part[i] = wide.part[i] * by.pre * by.scale;
-  return PackOf<Out>::from(wide);
-}
+// The row at one position.
+template <typename T>
+struct UnitRow {
+  const T* x;  // null: a row of zeros
+  const double* mean;
+  double pre, scale;
 
-template <typename Out, typename T>
-TFC_INLINE typename PackOf<Out>::Type unit_entries_at(const T* x, int64_t left, const UnitScale& by) {
-  if (left >= kLanes) return unit_entries<Out>(x, by);
-  T padded[kLanes];
-  copy_some(padded, x, left);
-  return unit_entries<Out>((const T*)padded, by);
-}
+  static TFC_INLINE UnitRow at(const UnitRows& rows, int64_t position) {
+    const int64_t row = rows.order ? rows.order[position] : position;
+    const UnitScale by = rows.scales[row];
+    return {by.scale > 0 ? (const T*)rows.data + row * rows.stride : nullptr,
+            rows.means ? rows.means + rows.label[position] * rows.means_stride : nullptr, by.pre, by.scale};
+  }
+
+  // Sixteen entries from `j` on; those at `width` and beyond are zero.
+  TFC_INLINE Doubles entries(int64_t j, int64_t width) const {
+    Doubles out = zeros<Doubles>();
+    if (!x) return out;
+    const int64_t left = width - j;
+    T padded[kLanes];
+    const T* from = x + j;
+    if (left < kLanes) {
+      copy_some(padded, from, left);
+      from = padded;
+    }
+    add_widened(out, Element<T>::read(from));
+    for (int i = 0; i < Doubles::kParts; ++i) out.part[i] = out.part[i] * pre * scale;
+    if (!mean) return out;
+    double padded_mean[kLanes];
+    const double* centre = mean + j;
+    if (left < kLanes) {
+      copy_some(padded_mean, centre, left);
+      centre = padded_mean;
+    }
+    const Doubles shift = load<double, NativeDouble>(centre);
+    for (int i = 0; i < Doubles::kParts; ++i) out.part[i] -= shift.part[i];
+    return out;
+  }
+};
 
 template <typename T, typename Out>
-void unit_rows(const Rows& rows, const int64_t* order, const UnitScale* scales, int64_t first, int64_t last,
-               Out* out, int64_t out_stride) {
+void unit_rows(const UnitRows& rows, int64_t first, int64_t last, Out* out, int64_t out_stride) {
   for (int64_t i = first; i < last; ++i, out += out_stride) {
-    const int64_t row = order ? order[i] : i;
-    const T* x = (const T*)rows.data + row * rows.stride;
-    const UnitScale by = scales[row];
+    const auto row = UnitRow<T>::at(rows, i);
     int64_t j = 0;
-    if (by.scale > 0) {
-      for (; j + kLanes <= rows.width; j += kLanes) {
-        store<Out, typename PackOf<Out>::Native>(out + j, unit_entries<Out>(x + j, by));
-      }
-      for (; j < rows.width; ++j) out[j] = (Out)((double)Element<T>::one(x + j) * by.pre * by.scale);
+    for (; j + kLanes <= rows.width; j += kLanes) {
+      store<Out, typename PackOf<Out>::Native>(out + j, PackOf<Out>::from(row.entries(j, rows.width)));
     }
-    if (j < out_stride) std::memset(out + j, 0, (out_stride - j) * sizeof(Out));
+    if (j < rows.width) {
+      Out lane[kLanes];
+      store<Out, typename PackOf<Out>::Native>(lane, PackOf<Out>::from(row.entries(j, rows.width)));
+      std::memcpy(out + j, lane, (rows.width - j) * sizeof(Out));
+    }
+    if (rows.width < out_stride) std::memset(out + rows.width, 0, (out_stride - rows.width) * sizeof(Out));
   }
 }
 
 template <typename T, typename Out>
-void unit_columns(const Rows& rows, const int64_t* order, const UnitScale* scales, int64_t first,
-                  int64_t last, Out* out, int64_t out_stride) {
+void unit_columns(const UnitRows& rows, int64_t first, int64_t last, Out* out, int64_t out_stride) {
   using Entries = typename PackOf<Out>::Type;
   using Native = typename PackOf<Out>::Native;
   constexpr int kSquare = Entries::kWidth;
   for (int64_t i = first; i < last || (i - first) % kPanelStep != 0; i += kSquare) {
-    const T* x[kSquare];
-    UnitScale by[kSquare];
+    UnitRow<T> row[kSquare];
     for (int r = 0; r < kSquare; ++r) {
-      const int64_t row = i + r >= last ? -1 : order ? order[i + r] : i + r;
-      x[r] = row < 0 || !(scales[row].scale > 0) ? nullptr : (const T*)rows.data + row * rows.stride;
-      if (x[r]) by[r] = scales[row];
+      row[r] = i + r < last ? UnitRow<T>::at(rows, i + r) : UnitRow<T>{nullptr, nullptr, 1, 0};
     }
     for (int64_t j = 0; j < rows.width; j += kLanes) {
       Entries block[kSquare];
-      for (int r = 0; r < kSquare; ++r) {
-        block[r] = x[r] ? unit_entries_at<Out>(x[r] + j, rows.width - j, by[r]) : zeros<Entries>();
-      }
+      for (int r = 0; r < kSquare; ++r) block[r] = PackOf<Out>::from(row[r].entries(j, rows.width));
       for (int part = 0; part < Entries::kParts; ++part) {
         Native square[kSquare];
         for (int r = 0; r < kSquare; ++r) square[r] = block[r].part[part];
@@ -88,6 +104,34 @@ void unit_columns(const Rows& rows, const int64_t* order, const UnitScale* scale
         for (int r = 0; r < kSquare; ++r) std::memcpy(to + r * out_stride, &square[r], sizeof(Native));
       }
     }
+  }
+}
+
+template <typename T>
+void sum_unit_rows(const UnitRows& rows, int64_t first, int64_t last, double* sum) {
+  for (int64_t i = first; i < last; ++i) {
+    const auto row = UnitRow<T>::at(rows, i);
+    int64_t j = 0;
+    for (; j + kLanes <= rows.width; j += kLanes) {
+      Doubles total = load<double, NativeDouble>(sum + j);
+      add(total, row.entries(j, rows.width));
+      store<double, NativeDouble>(sum + j, total);
+    }
+    if (j < rows.width) {
+      double lane[kLanes];
+      store<double, NativeDouble>(lane, row.entries(j, rows.width));
+      for (int k = 0; j < rows.width; ++j, ++k) sum[j] += lane[k];
+    }
+  }
+}
+
+template <typename T>
+void unit_squares(const UnitRows& rows, int64_t first, int64_t last, double* out) {
+  for (int64_t i = first; i < last; ++i) {
+    const auto row = UnitRow<T>::at(rows, i);
+    Doubles squares = zeros<Doubles>();
+    for (int64_t j = 0; j < rows.width; j += kLanes) add_square(squares, row.entries(j, rows.width));
+    out[i - first] += total(squares);
   }
 }
 

@@ -1,0 +1,84 @@
+#include "unit_rows.h"
+
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "../kernels/cpu/dispatch.h"
+
+namespace tfc::ops {
+
+std::vector<cpu::UnitScale> unit_scales(const at::Tensor& rows) {
+  std::vector<cpu::UnitScale> scales(static_cast<size_t>(rows.size(0)));
+  const UnitRows unscaled = unit_rows(rows, scales);
+  const auto kernel = cpu::kernels().unit_scales[static_cast<int>(unscaled.scalar)];
+  const int64_t grain = std::max<int64_t>(1, kElementsPerThread / std::max<int64_t>(1, rows.size(1)));
+  at::parallel_for(0, rows.size(0), grain,
+                   [&](int64_t first, int64_t last) { kernel(unscaled.kernel, first, last, scales.data()); });
+  return scales;
+}
+
+UnitRows unit_rows(const at::Tensor& rows, const std::vector<cpu::UnitScale>& scales) {
+  cpu::UnitRows kernel{};
+  kernel.data = rows.const_data_ptr();
+  kernel.stride = rows.stride(0);
+  kernel.width = rows.size(1);
+  kernel.scales = scales.data();
+  return {kernel, scalar_of(rows.scalar_type()), rows.size(0)};
+}
+
+cpu::UnitRows columns_of(const UnitRows& rows, int64_t first, int64_t last) {
+  const int64_t size = rows.scalar == cpu::Scalar::kFloat64   ? 8
+                       : rows.scalar == cpu::Scalar::kFloat32 ? 4
+                                                              : 2;
+  cpu::UnitRows columns = rows.kernel;
+  columns.data = static_cast<const char*>(columns.data) + first * size;
+  columns.width = last - first;
+  if (columns.means != nullptr) columns.means += first;
+  return columns;
+}
+
+ValidRows valid_rows(const std::vector<cpu::UnitScale>& scales, const Grouping& groups) {
+  ValidRows valid;
+  const auto rows = static_cast<int64_t>(scales.size());
+  const int64_t* order = groups.labelled() ? groups.order.const_data_ptr<int64_t>() : nullptr;
+  const int64_t one_class[2] = {0, rows};
+  const int64_t* begin = groups.labelled() ? groups.class_ptr.const_data_ptr<int64_t>() : one_class;
+  const int64_t classes = groups.labelled() ? groups.class_ptr.numel() - 1 : 1;
+  valid.order.reserve(scales.size());
+  valid.label.reserve(scales.size());
+  valid.class_ptr.assign(1, 0);
+  for (int64_t c = 0; c < classes; ++c) {
+    for (int64_t i = begin[c]; i < begin[c + 1]; ++i) {
+      const int64_t row = order != nullptr ? order[i] : i;
+      const double scale = scales[static_cast<size_t>(row)].scale;
+      valid.zero += scale == 0;
+      valid.nonfinite += std::isnan(scale);
+      if (scale > 0) valid.order.push_back(row);
+    }
+    if (valid.count() == valid.class_ptr.back()) continue;
+    valid.label.resize(valid.order.size(), valid.classes());
+    valid.class_ptr.push_back(valid.count());
+  }
+  return valid;
+}
+
+template <>
+cpu::PackFunction<float> pack_rows<float>(const UnitRows& rows) {
+  return cpu::kernels().unit_rows_float[static_cast<int>(rows.scalar)];
+}
+template <>
+cpu::PackFunction<double> pack_rows<double>(const UnitRows& rows) {
+  return cpu::kernels().unit_rows_double[static_cast<int>(rows.scalar)];
+}
+template <>
+cpu::PackFunction<float> pack_columns<float>(const UnitRows& rows) {
+  return cpu::kernels().unit_columns_float[static_cast<int>(rows.scalar)];
+}
+template <>
+cpu::PackFunction<double> pack_columns<double>(const UnitRows& rows) {
+  return cpu::kernels().unit_columns_double[static_cast<int>(rows.scalar)];
+}
+
+}  // namespace tfc::ops
