@@ -35,6 +35,15 @@ class CosineMeans(NamedTuple):
     n_nonfinite: int
 
 
+class CosineSpread(NamedTuple):
+    all: float
+    within: float
+    between: float
+    n_rows: int
+    n_zero: int
+    n_nonfinite: int
+
+
 class GateStats(NamedTuple):
     """Exact fractions; NaN where nothing was measured."""
 
@@ -80,6 +89,25 @@ def cosine_matrix(x: Array, y: Array | None = None) -> Floats:
     if y is None:
         cosines[left.valid, left.valid] = 1
     return cosines
+
+
+def cosine_spread(x: Array, labels: Array | None = None) -> CosineSpread:
+    """Standard deviation of the cosines of all pairs of valid rows, and within and between classes.
+
+    Of their distances from 1, that is, `|u - v|^2 / 2`, which keeps its digits when rows are nearly
+    parallel.
+    """
+    rows = _Rows(x)
+    distances = np.zeros((len(rows.units), len(rows.units)))
+    for i, unit in enumerate(rows.units):
+        distances[i] = ((rows.units - unit) ** 2).sum(axis=1) / 2
+    chosen = [distances[pairs] for pairs in _pairs(labels, rows.valid).values()]
+    return CosineSpread(
+        *(float(values.std()) if len(values) else math.nan for values in chosen),
+        n_rows=int(rows.valid.sum()),
+        n_zero=int(rows.zero.sum()),
+        n_nonfinite=int(rows.nonfinite.sum()),
+    )
 
 
 def gate_stats(features: Array, labels: Array | None = None) -> GateStats:

@@ -1,0 +1,22 @@
+// Sums of squares of the products w_i.w_j of centred rows (centred_rows.h), from tiles of the n x n
+// products, or from the d x d products C = sum_i w_i w_i^T of each class, as |C|^2 less its diagonal
+// terms; whichever is less work. Neither matrix is ever held.
+#pragma once
+
+#include "centred_rows.h"
+
+namespace tfc::ops {
+
+// Sums of squares over ordered pairs of rows, and how far off float32 may have left them.
+struct PairSquares {
+  double within = 0;   // of w_i.w_j about its mean over the class
+  double between = 0;  // of w_i.w_j
+  double within_error = 0;
+  double between_error = 0;
+};
+
+// Multiplied in Real: float is quick, double good for any rows.
+template <typename Real>
+PairSquares products_of(const UnitRows& centred, const Classes& classes);
+
+}  // namespace tfc::ops

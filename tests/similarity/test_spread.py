@@ -1,0 +1,254 @@
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import reference
+import torch
+from checks import DTYPES, INSTRUCTION_SETS, random_labels
+from torch import Tensor
+from torch.library import opcheck
+
+from tfc_fast import _C
+from tfc_fast.similarity import CosineSpread, cosine_spread, mean_cosine
+
+each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+
+SCALES = {
+    torch.float16: (1.0, 1e-3, 5e3),
+    torch.bfloat16: (1.0, 1e-10, 1e-20, 1e-30, 1e30, 2e37),
+    torch.float32: (1.0, 1e-10, 1e-20, 1e-30, 1e30, 1e-38, 2e37),
+    torch.float64: (1.0, 1e-10, 1e-20, 1e-30, 1e30, 1e-300, 1e300),
+}
+
+
+def random_rows(rng: np.random.Generator, n: int, d: int, dtype: torch.dtype) -> Tensor:
+    """Rows with more or less in common, so that cosines of all sizes occur."""
+    common, own = rng.standard_normal(d), rng.standard_normal((n, d))
+    return torch.from_numpy(common * rng.uniform(-1, 1, (n, 1)) + own).to(dtype)
+
+
+def check(x: Tensor, labels: Tensor | None = None) -> CosineSpread:
+    """Right to 1e-3 of the deviation, down to 1e-8; far better where nothing is lost."""
+    actual, expected = cosine_spread(x, labels), reference.cosine_spread(x, labels)
+    assert [int(count) for count in actual[3:]] == list(expected[3:])
+    for name, value, wanted in zip(CosineSpread._fields[:3], actual, expected, strict=False):
+        np.testing.assert_allclose(
+            float(value), wanted, rtol=1e-3, atol=1e-11, equal_nan=True, err_msg=name
+        )
+        if wanted > 1e-2:
+            np.testing.assert_allclose(float(value), wanted, rtol=1e-6, err_msg=name)
+    return actual
+
+
+@each_dtype
+@pytest.mark.parametrize("d", [1, 7, 64, 1000, 4096])
+@pytest.mark.parametrize("n", [0, 1, 2, 3, 127, 300])
+def test_every_shape(rng: np.random.Generator, n: int, d: int, dtype: torch.dtype) -> None:
+    x = random_rows(rng, n, d, dtype)
+    assert math.isnan(check(x).all) == (n < 2)
+    check(x, random_labels(rng, n))
+
+
+@pytest.mark.parametrize(("n", "d"), [(20, 200_000), (1500, 3), (1500, 40), (1500, 1500)])
+def test_large_shapes(rng: np.random.Generator, n: int, d: int) -> None:
+    check(random_rows(rng, n, d, torch.float32), random_labels(rng, n))
+
+
+def test_four_thousand_rows(rng: np.random.Generator) -> None:
+    for d in (1, 7, 64):
+        x, labels = random_rows(rng, 4096, d, torch.float32), random_labels(rng, 4096)
+        units = reference._Rows(x).units
+        cosines = units @ units.T
+        pairs = np.triu(np.ones_like(cosines, dtype=bool), 1)
+        same = labels.numpy()[:, None] == labels.numpy()
+        wanted = [cosines[pairs & kind].std() for kind in (pairs, same, ~same)]
+        np.testing.assert_allclose(cosine_spread(x, labels)[:3], wanted, rtol=1e-6)
+
+
+@each_dtype
+def test_scales(rng: np.random.Generator, dtype: torch.dtype) -> None:
+    for scale in SCALES[dtype]:
+        x = (random_rows(rng, 60, 33, torch.float64) * scale).to(dtype)
+        assert int(check(x, random_labels(rng, 60)).n_rows) == 60
+    scales = torch.from_numpy(rng.choice(SCALES[dtype], (131, 1)))
+    x = (random_rows(rng, 131, 33, torch.float64) * scales).to(dtype)
+    check(x, random_labels(rng, 131))
+
+
+@pytest.mark.parametrize("d", [3, 40, 700])
+@pytest.mark.parametrize("n", [5, 60, 700])
+@pytest.mark.parametrize("deviation", [1e-2, 1e-4, 1e-6, 1e-8])
+def test_nearly_parallel_rows(rng: np.random.Generator, deviation: float, n: int, d: int) -> None:
+    # Squares of the cosines would give 0 here, or many times the truth.
+    direction = rng.standard_normal(d)
+    size = math.sqrt(deviation * d**0.5) * np.linalg.norm(direction) / math.sqrt(d)
+    x = torch.from_numpy(direction + size * rng.standard_normal((n, d)))
+    labels = random_labels(rng, n)
+    for rows in (x, x.float()):
+        spread = check(rows, labels)
+        assert deviation / 30 < float(spread.all) < deviation * 30
+
+
+@each_dtype
+def test_bundles_that_collapse_apart(rng: np.random.Generator, dtype: torch.dtype) -> None:
+    # Classes at all angles to each other, each nearly one direction.
+    labels = random_labels(rng, 200)
+    centres = torch.from_numpy(rng.standard_normal((5, 50)))
+    for size in (1e-1, 1e-2, 1e-3):
+        own = torch.from_numpy(rng.standard_normal((200, 50)))
+        check((centres[labels] + size * own).to(dtype), labels)
+
+
+@each_dtype
+@pytest.mark.parametrize("n", [2, 3, 32, 300])
+def test_equal_rows_have_no_spread(rng: np.random.Generator, n: int, dtype: torch.dtype) -> None:
+    spread = cosine_spread(random_rows(rng, 1, 100, dtype).repeat(n, 1), random_labels(rng, n, 2))
+    for deviation in spread[:3]:
+        assert math.isnan(deviation) or 0 <= float(deviation) < 1e-11
+
+
+def test_orthogonal_and_opposite_rows() -> None:
+    assert float(cosine_spread(torch.eye(70)).all) < 1e-8
+    # Half of the pairs but one have cosine 1, the others -1.
+    x = torch.ones(100, 30) * torch.tensor([1.0, -1.0]).repeat(50)[:, None]
+    same = 2 * 50 * 49 / (100 * 99)
+    assert float(cosine_spread(x).all) == pytest.approx(2 * math.sqrt(same * (1 - same)), rel=1e-6)
+
+
+@each_dtype
+def test_labels_of_every_kind(rng: np.random.Generator, dtype: torch.dtype) -> None:
+    n = 200
+    for d in (20, 300):
+        x = random_rows(rng, n, d, dtype)
+        one_class = check(x, torch.zeros(n, dtype=torch.int64))
+        assert math.isnan(one_class.between)
+        assert float(one_class.within) == float(one_class.all)
+        assert math.isnan(check(x, torch.from_numpy(rng.permutation(n))).within)
+        check(x, torch.from_numpy(rng.geometric(0.3, n)))
+        labels = torch.zeros(n, dtype=torch.int64)
+        labels[-1] = 90
+        check(x, labels)
+        labels[-2:] = 91
+        check(x, labels)
+
+
+@each_dtype
+def test_zero_and_bad_rows_are_left_out(rng: np.random.Generator, dtype: torch.dtype) -> None:
+    x = random_rows(rng, 200, 33, dtype)
+    x[torch.from_numpy(rng.choice(200, 30, replace=False))] = 0
+    for bad in (math.nan, math.inf, -math.inf):
+        x[int(rng.integers(200)), int(rng.integers(33))] = bad
+    check(x)
+    check(x, random_labels(rng, 200))
+    for nothing in (torch.zeros(9, 4, dtype=dtype), torch.full((9, 4), math.nan, dtype=dtype)):
+        spread = check(nothing, random_labels(rng, 9))
+        assert int(spread.n_rows) == 0
+        assert all(math.isnan(deviation) for deviation in spread[:3])
+
+
+def test_agrees_with_the_mean_of_the_same_pairs(rng: np.random.Generator) -> None:
+    # For one pair, the other two coincide: mean and spread over three pairs of known cosines.
+    x = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.6, 0.8]])
+    assert float(mean_cosine(x).all) == pytest.approx((1 + 0.6 + 0.6) / 3, abs=1e-7)
+    assert float(cosine_spread(x).all) == pytest.approx(np.std([1, 0.6, 0.6]), rel=1e-6)
+
+
+def test_numpy_in_numpy_out(rng: np.random.Generator) -> None:
+    x = rng.standard_normal((30, 4, 5)).astype(np.float32)[::-1, :, ::2]
+    spread = cosine_spread(x, rng.integers(0, 3, 30))
+    wanted = cosine_spread(torch.from_numpy(np.ascontiguousarray(x)))
+    assert all(isinstance(value, (np.float64, np.int64)) for value in spread)
+    assert float(spread.all) == pytest.approx(float(wanted.all), rel=1e-6)
+
+
+def test_wrong_input_is_refused_by_name() -> None:
+    x = torch.ones(4, 6)
+    refused: list[tuple[type[Exception], str, Callable[[], object]]] = [
+        (TypeError, "x: wanted float16", lambda: cosine_spread(x.int())),
+        (ValueError, "x: wanted at least one dimension", lambda: cosine_spread(torch.tensor(1.0))),
+        (ValueError, "one label per row", lambda: cosine_spread(x, torch.zeros(3).long())),
+        (ValueError, "label 5", lambda: cosine_spread(x, torch.arange(4) + 5, num_classes=5)),
+        (ValueError, "num_classes: given without", lambda: cosine_spread(x, num_classes=5)),
+    ]
+    for error, message, call in refused:
+        with pytest.raises(error, match=message):
+            call()
+
+
+@each_dtype
+@pytest.mark.parametrize(("n", "d"), [(60, 100), (700, 100), (100, 700)])
+def test_same_bits_for_any_number_of_threads(
+    rng: np.random.Generator, set_threads: Callable[[int], None], n: int, d: int, dtype: torch.dtype
+) -> None:
+    x, labels = random_rows(rng, n, d, dtype), random_labels(rng, n)
+    set_threads(1)
+    expected = cosine_spread(x, labels)
+    for threads in (2, 3, 8):
+        set_threads(threads)
+        assert cosine_spread(x, labels) == expected
+
+
+@each_dtype
+@pytest.mark.parametrize(("n", "d"), [(300, 517), (700, 100)])
+def test_every_instruction_set_gives_the_same_bits(
+    rng: np.random.Generator,
+    use_instruction_set: Callable[[str], None],
+    n: int,
+    d: int,
+    dtype: torch.dtype,
+) -> None:
+    x, labels = random_rows(rng, n, d, dtype), random_labels(rng, n)
+    results = []
+    for name in INSTRUCTION_SETS:
+        use_instruction_set(name)
+        results.append(cosine_spread(x, labels))
+    assert all(result == results[0] for result in results)
+
+
+def test_without_compiled_products(rng: np.random.Generator) -> None:
+    _C.use_compiled_gemm(False)
+    try:
+        for n, d in ((200, 65), (65, 200)):
+            check(random_rows(rng, n, d, torch.float32), random_labels(rng, n))
+    finally:
+        _C.use_compiled_gemm(True)
+
+
+@each_dtype
+def test_is_a_sound_op(rng: np.random.Generator, dtype: torch.dtype) -> None:
+    x = random_rows(rng, 12, 5, dtype)
+    grouping = torch.ops.tfc_fast.group_labels(torch.arange(12) % 5, 5)
+    op = torch.ops.tfc_fast.cosine_spread.default
+    assert set(opcheck(op, (x.view(12, 5, 1), *grouping)).values()) == {"SUCCESS"}
+    # Without labels two results are NaN, which opcheck takes for different from itself.
+    without_values = ("test_schema", "test_autograd_registration", "test_faketensor")
+    results = opcheck(op, (x, None, None), test_utils=without_values)
+    assert set(results.values()) == {"SUCCESS"}
+
+
+@pytest.mark.parametrize(("n", "d"), [(20000, 64), (2000, 4000)])
+def test_memory_does_not_grow_with_the_pairs(n: int, d: int) -> None:
+    program = f"""
+import resource, torch
+from tfc_fast.similarity import cosine_spread
+x, labels = torch.randn({n}, {d}), torch.randint(0, 10, ({n},))
+cosine_spread(x[:100], labels[:100], num_classes=10)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+cosine_spread(x, labels, num_classes=10)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "OMP_NUM_THREADS": "2"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert float(run.stdout) < 14, "MB; the smaller matrix would be 16 at least, the other 1600"
