@@ -55,9 +55,17 @@ def test_every_shape(rng: np.random.Generator, n: int, d: int, dtype: torch.dtyp
     check(x, random_labels(rng, n))
 
 
-@pytest.mark.parametrize(("n", "d"), [(20, 200_000), (1500, 3), (1500, 40), (1500, 1500)])
+@pytest.mark.parametrize(("n", "d"), [(20, 200_000), (1500, 3), (1500, 40), (1000, 1000)])
 def test_large_shapes(rng: np.random.Generator, n: int, d: int) -> None:
     check(random_rows(rng, n, d, torch.float32), random_labels(rng, n))
+
+
+@each_dtype
+@pytest.mark.parametrize(("n", "d"), [(250, 65), (700, 130), (900, 300)])
+def test_more_rows_than_units(rng: np.random.Generator, n: int, d: int, dtype: torch.dtype) -> None:
+    # The products of units are the smaller matrix here, and several tiles.
+    check(random_rows(rng, n, d, dtype))
+    check(random_rows(rng, n, d, dtype), random_labels(rng, n, 3))
 
 
 def test_four_thousand_rows(rng: np.random.Generator) -> None:

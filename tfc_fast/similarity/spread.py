@@ -40,8 +40,9 @@ def cosine_spread(
 ) -> CosineSpread:
     """Standard deviation of the cosines over all pairs of rows, within and between classes.
 
-    `sqrt(mean over pairs of (cos - mean cos)^2)`, the mean being that of `mean_cosine`. A mean near 1 with a spread near 0 is a collapse of all
-    rows onto one direction; the same mean with a wide spread is a few rows that are still apart.
+    `sqrt(mean over pairs of (cos - mean cos)^2)`, the mean being that of `mean_cosine`. A mean near
+    1 with a spread near 0 is a collapse of all rows onto one direction; the same mean with a wide
+    spread is a few rows that are still apart.
 
     The matrix of pairs is never held. Costs about `n^2 d / 2` or `n d^2 / 2` multiplications,
     whichever is less, and `n C d` for C classes, with a few megabytes besides the input and the
