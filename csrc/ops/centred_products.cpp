@@ -55,97 +55,163 @@ PairSquares from_row_products(const UnitRows& centred, const Classes& classes) {
   return {2 * sum(sums.within), 2 * sum(sums.between), error, error};
 }
 
-// One thread's tiles of the d x d products of each class.
+// Some rows of one class, packed for products with each other.
 template <typename Real>
-class ColumnProducts {
+class PackedRows {
  public:
-  ColumnProducts(const UnitRows& centred, const ValidRows& valid, const TileGrid& grid)
+  explicit PackedRows(const UnitRows& centred)
       : centred_(centred),
-        valid_(valid),
-        grid_(grid),
-        left_(static_cast<size_t>(grid.height() * kRows)),
-        right_(static_cast<size_t>(kRows * grid.width())),
-        sums_(static_cast<size_t>(grid.height() * grid.width())),
-        of_class_(sums_.size()),
-        of_all_(sums_.size()) {}
+        most_(std::clamp(rounded_up(kEntries / centred.kernel.width, kDepth<Real>), kDepth<Real>, kMostRows)),
+        left_stride_(most_ + cpu::kPanelStep),
+        right_stride_(rounded_up(centred.kernel.width, cpu::kPanelStep) + cpu::kPanelStep),
+        left_(static_cast<size_t>((right_stride_ - cpu::kPanelStep) * left_stride_)),
+        right_(static_cast<size_t>(most_ * right_stride_)) {}
 
-  // Adds up |C|^2 over the classes into `within`, and that of the sum of all C into `all`.
-  void operator()(int64_t index, double& within, double& all) {
-    const Tile<Real> tile = grid_.tile<Real>(index);
-    // Off the diagonal a tile stands for its mirror image too.
-    const double weight = tile.row == tile.column ? 1 : 2;
-    const int64_t used = rounded_up(tile.rows, cpu::kPanelStep) * grid_.width();
-    const bool one_class = valid_.classes() == 1;
-    within = 0;
-    std::fill(of_all_.begin(), of_all_.end(), 0.0);
-    for (int64_t c = 0; c < valid_.classes(); ++c) {
-      multiply(tile, valid_.class_ptr[c], valid_.class_ptr[c + 1]);
-      within += weight * squares(of_class_, tile);
-      if (one_class) continue;
-      double* total = of_all_.data();
-      const double* add = of_class_.data();
-#pragma omp simd
-      for (int64_t i = 0; i < used; ++i) total[i] += add[i];
+  int64_t most() const { return most_; }
+
+  void pack(int64_t first, int64_t last) {
+    constexpr int64_t kBlock = 4 * cpu::kPanelStep;
+    at::parallel_for(0, divided_up(last - first, kBlock), 1, [&](int64_t from, int64_t to) {
+      const int64_t begin = first + from * kBlock;
+      const int64_t end = std::min(last, first + to * kBlock);
+      pack_columns<Real>(centred_)(centred_.kernel, begin, end, left_.data() + from * kBlock, left_stride_);
+      pack_rows<Real>(centred_)(centred_.kernel, begin, end, right_.data() + from * kBlock * right_stride_,
+                                right_stride_);
+    });
+    rows_ = last - first;
+    std::fill(right_.begin() + rows_ * right_stride_,
+              right_.begin() + rounded_up(rows_, cpu::kPanelStep) * right_stride_, Real{0});
+  }
+
+  // The products of the units of a tile, summed over the rows.
+  void multiply(const Tile<Real>& tile, int64_t out_stride, Real* out) const {
+    const int64_t height = rounded_up(tile.rows, cpu::kPanelStep);
+    const int64_t width = rounded_up(tile.columns, cpu::kPanelStep);
+    const Real* left = left_.data() + tile.row * left_stride_;
+    const Real* right = right_.data() + tile.column;
+    for (int64_t row = 0; row < rows_; row += kDepth<Real>) {
+      const int64_t depth = rounded_up(std::min(kDepth<Real>, rows_ - row), cpu::kPanelStep);
+      gemm(height, width, depth, left + row, left_stride_, right + row * right_stride_, right_stride_,
+           /*add=*/row > 0, out, out_stride);
     }
-    all = one_class ? within : weight * squares(of_all_, tile);
   }
 
  private:
-  static constexpr int64_t kRows = kDepth<Real>;
-  static constexpr int64_t kRowsInReal = kRows * kDepthsInFloat;
+  static constexpr int64_t kMostRows = 1024;  // float sums run no longer than that
+  static constexpr int64_t kEntries = int64_t{1} << 20;
+  const UnitRows& centred_;
+  int64_t most_;
+  // Not powers of two: what is read a stride apart must not fall into one set of the cache.
+  int64_t left_stride_, right_stride_;
+  std::vector<Real> left_;   // [width, most]
+  std::vector<Real> right_;  // [most, width]
+  int64_t rows_ = 0;
+};
 
-  double squares(const std::vector<double>& values, const Tile<Real>& tile) const {
+// Tiles first ... last - 1 of the d x d products C of each class: sums of |C|^2 over the classes, and
+// that of the sum of all C.
+template <typename Real>
+class ColumnProducts {
+ public:
+  ColumnProducts(const ValidRows& valid, const TileGrid& grid, int64_t first, int64_t last, int64_t most)
+      : valid_(valid),
+        grid_(grid),
+        first_(first),
+        count_(last - first),
+        products_(static_cast<size_t>(count_ * entries())),
+        of_class_(longest_class() > most ? products_.size() : 0),
+        of_all_(one_class() ? 0 : products_.size()) {}
+
+  void operator()(PackedRows<Real>& packed, TileSums& sums) {
+    for (int64_t c = 0; c < valid_.classes(); ++c) {
+      const int64_t begin = valid_.class_ptr[c];
+      const int64_t end = valid_.class_ptr[c + 1];
+      for (int64_t row = begin; row < end; row += packed.most()) {
+        const int64_t until = std::min(end, row + packed.most());
+        packed.pack(row, until);
+        for_each([&](const Tile<Real>& tile) {
+          Real* product = products_.data() + place(tile);
+          packed.multiply(tile, grid_.width(), product);
+          if (row == begin && until == end) {
+            add_class(tile, product, sums);
+            return;
+          }
+          double* of_class = of_class_.data() + place(tile);
+          if (row == begin) std::fill(of_class, of_class + used(tile), 0.0);
+          add(tile, product, of_class);
+          if (until == end) add_class(tile, of_class, sums);
+        });
+      }
+    }
+    for_each([&](const Tile<Real>& tile) {
+      const int64_t i = tile.index;
+      sums.between[i] = one_class() ? sums.within[i] : squares(tile, of_all_.data() + place(tile));
+    });
+  }
+
+ private:
+  int64_t entries() const { return grid_.height() * grid_.width(); }
+  bool one_class() const { return valid_.classes() == 1; }
+  int64_t longest_class() const {
+    int64_t longest = 0;
+    for (int64_t c = 0; c < valid_.classes(); ++c) {
+      longest = std::max(longest, valid_.class_ptr[c + 1] - valid_.class_ptr[c]);
+    }
+    return longest;
+  }
+
+  template <typename Work>
+  void for_each(const Work& work) {
+    // Two tasks are run inside a parallel region even if the second is empty.
+    at::parallel_for(0, std::max<int64_t>(2, count_), 1, [&](int64_t from, int64_t to) {
+      for (int64_t i = from; i < std::min(to, count_); ++i) work(grid_.tile<Real>(first_ + i));
+    });
+  }
+
+  int64_t place(const Tile<Real>& tile) const { return (tile.index - first_) * entries(); }
+  int64_t used(const Tile<Real>& tile) const { return tile.rows * grid_.width(); }
+
+  template <typename Value>
+  void add(const Tile<Real>& tile, const Value* values, double* total) const {
+    const int64_t count = used(tile);
+#pragma omp simd
+    for (int64_t i = 0; i < count; ++i) total[i] += static_cast<double>(values[i]);
+  }
+
+  template <typename Value>
+  void add_class(const Tile<Real>& tile, const Value* of_class, TileSums& sums) {
+    sums.within[tile.index] += squares(tile, of_class);
+    if (!one_class()) add(tile, of_class, of_all_.data() + place(tile));
+  }
+
+  template <typename Value>
+  double squares(const Tile<Real>& tile, const Value* values) const {
     double total = 0;
     for (int64_t i = 0; i < tile.rows; ++i) {
-      total += cpu::kernels().sum_squares_double(values.data() + i * grid_.width(), tile.columns, 0);
+      total += sum_squares<Value>()(values + i * grid_.width(), tile.columns, 0);
     }
-    return total;
+    // Off the diagonal a tile stands for its mirror image too.
+    return tile.row == tile.column ? total : 2 * total;
   }
 
-  void multiply(const Tile<Real>& tile, int64_t begin, int64_t end) {
-    std::fill(of_class_.begin(), of_class_.end(), 0.0);
-    const int64_t height = rounded_up(tile.rows, cpu::kPanelStep);
-    const int64_t width = rounded_up(tile.columns, cpu::kPanelStep);
-    const cpu::UnitRows left = columns_of(centred_, tile.row, tile.row + tile.rows);
-    const cpu::UnitRows right = columns_of(centred_, tile.column, tile.column + tile.columns);
-    for (int64_t first = begin; first < end; first += kRowsInReal) {
-      const int64_t last = std::min(end, first + kRowsInReal);
-      for (int64_t row = first; row < last; row += kRows) {
-        const int64_t rows = std::min(kRows, last - row);
-        const int64_t depth = rounded_up(rows, cpu::kPanelStep);
-        pack_columns<Real>(centred_)(left, row, row + rows, left_.data(), depth);
-        pack_rows<Real>(centred_)(right, row, row + rows, right_.data(), width);
-        std::fill(right_.begin() + rows * width, right_.begin() + depth * width, Real{0});
-        gemm(height, width, depth, left_.data(), depth, right_.data(), width, /*add=*/row != first,
-             sums_.data(), grid_.width());
-      }
-      double* total = of_class_.data();
-      const Real* add = sums_.data();
-      const int64_t used = height * grid_.width();
-#pragma omp simd
-      for (int64_t i = 0; i < used; ++i) total[i] += static_cast<double>(add[i]);
-    }
-  }
-
-  const UnitRows& centred_;
   const ValidRows& valid_;
   const TileGrid& grid_;
-  std::vector<Real> left_, right_, sums_;
+  int64_t first_, count_;
+  std::vector<Real> products_;
   std::vector<double> of_class_, of_all_;
 };
 
 template <typename Real>
 PairSquares from_column_products(const UnitRows& centred, const Classes& classes) {
   const TileGrid grid(centred.kernel.width, centred.kernel.width, /*triangle=*/true);
-  const int64_t tiles = grid.count();
-  TileSums sums(tiles);
-  at::parallel_for(0, std::max<int64_t>(2, tiles), 1, [&](int64_t first, int64_t last) {
-    if (first >= tiles) return;
-    ColumnProducts<Real> products(centred, classes.valid, grid);
-    for (int64_t index = first; index < std::min(last, tiles); ++index) {
-      products(index, sums.within[index], sums.between[index]);
-    }
-  });
+  constexpr int64_t kEntriesAtATime = int64_t{1} << 21;
+  const int64_t band = std::max<int64_t>(1, kEntriesAtATime / (grid.height() * grid.width()));
+  TileSums sums(grid.count());
+  PackedRows<Real> packed(centred);
+  for (int64_t first = 0; first < grid.count(); first += band) {
+    const int64_t last = std::min(grid.count(), first + band);
+    ColumnProducts<Real>(classes.valid, grid, first, last, packed.most())(packed, sums);
+  }
   const double within = sum(sums.within);
   const double all = sum(sums.between);
   PairSquares squares{within, all - within, 0, 0};
@@ -154,8 +220,8 @@ PairSquares from_column_products(const UnitRows& centred, const Classes& classes
       squares.within -= classes.squares[i] * classes.squares[i];
     }
     // A lone row is its class's mean: it has nothing to take away.
-    if (classes.rows(c) > 1) {
-      squares.within -= classes.rows(c) * classes.scatter[c] * classes.shift(c);
+    if (classes.counts[c] > 1) {
+      squares.within -= classes.counts[c] * classes.scatter[c] * classes.shift(c);
     }
   }
   if (sizeof(Real) == sizeof(float)) {

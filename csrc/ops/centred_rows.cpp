@@ -11,11 +11,17 @@ namespace tfc::ops {
 
 Classes describe(const UnitRows& rows, const ValidRows& valid) {
   const int64_t width = rows.kernel.width;
+  const int64_t count = valid.classes();
   const auto scalar = static_cast<int>(rows.scalar);
   const cpu::Kernels& kernels = cpu::kernels();
-  Classes classes{valid, std::vector<double>(static_cast<size_t>(valid.classes() * width)),
-                  std::vector<double>(static_cast<size_t>(valid.count())),
-                  std::vector<double>(static_cast<size_t>(valid.classes()))};
+  Classes classes{valid};
+  classes.means.resize(static_cast<size_t>(count * width));
+  classes.counts.resize(static_cast<size_t>(count));
+  classes.squares.resize(static_cast<size_t>(valid.count()));
+  classes.scatter.resize(static_cast<size_t>(count));
+  for (int64_t c = 0; c < count; ++c) {
+    classes.counts[c] = static_cast<double>(valid.class_ptr[c + 1] - valid.class_ptr[c]);
+  }
   // A strip of units is one task, so that every sum has a fixed order.
   constexpr int64_t kStrip = 64;
   const int64_t grain =
@@ -24,24 +30,28 @@ Classes describe(const UnitRows& rows, const ValidRows& valid) {
     const int64_t first = first_strip * kStrip;
     const int64_t last = std::min(width, last_strip * kStrip);
     const cpu::UnitRows columns = columns_of(rows, first, last);
-    for (int64_t c = 0; c < valid.classes(); ++c) {
+    for (int64_t c = 0; c < count; ++c) {
       double* mean = classes.means.data() + c * width;
       kernels.sum_unit_rows[scalar](columns, valid.class_ptr[c], valid.class_ptr[c + 1], mean + first);
-      for (int64_t j = first; j < last; ++j) mean[j] /= classes.rows(c);
+      for (int64_t j = first; j < last; ++j) mean[j] /= classes.counts[c];
     }
   });
   const UnitRows centred = centred_rows(rows, classes);
-  at::parallel_for(0, rows.count, std::max<int64_t>(1, kElementsPerThread / std::max<int64_t>(1, width)),
-                   [&](int64_t first, int64_t last) {
-                     kernels.unit_squares[scalar](centred.kernel, first, last,
-                                                  classes.squares.data() + first);
-                   });
-  for (int64_t c = 0; c < valid.classes(); ++c) {
+  std::vector<double> across(count > 1 ? classes.squares.size() : 0);
+  at::parallel_for(
+      0, rows.count, std::max<int64_t>(1, kElementsPerThread / std::max<int64_t>(1, width * count)),
+      [&](int64_t first, int64_t last) {
+        std::vector<double> scratch(count > 1 ? static_cast<size_t>(cpu::kRowsAtOnce * count) : 0);
+        kernels.centred_squares[scalar](centred.kernel, count, classes.counts.data(), first, last,
+                                        scratch.data(), classes.squares.data(), across.data());
+      });
+  for (int64_t c = 0; c < count; ++c) {
     const auto* squares = classes.squares.data();
     classes.scatter[c] =
         std::accumulate(squares + valid.class_ptr[c], squares + valid.class_ptr[c + 1], 0.0) /
-        classes.rows(c);
+        classes.counts[c];
   }
+  classes.across = std::accumulate(across.begin(), across.end(), 0.0);
   return classes;
 }
 

@@ -10,12 +10,13 @@ namespace tfc::ops {
 struct Classes {
   const ValidRows& valid;
   std::vector<double> means;    // [classes, width]
+  std::vector<double> counts;   // [classes] rows
   std::vector<double> squares;  // [rows] |w_i|^2
   std::vector<double> scatter;  // [classes] their mean
+  double across = 0;            // sum over rows i and classes e but its own of counts[e] (m_e.w_i)^2
 
-  double rows(int64_t c) const { return static_cast<double>(valid.class_ptr[c + 1] - valid.class_ptr[c]); }
   // Distance of the mean product w_i.w_j of the pairs of class c from 0, downwards.
-  double shift(int64_t c) const { return scatter[c] / (rows(c) - 1); }
+  double shift(int64_t c) const { return scatter[c] / (counts[c] - 1); }
 };
 
 Classes describe(const UnitRows& rows, const ValidRows& valid);

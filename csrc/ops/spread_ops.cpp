@@ -18,7 +18,6 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <numeric>
 
 #include "centred_products.h"
 #include "tiles.h"
@@ -47,42 +46,26 @@ struct Moments {
   }
 };
 
-double sum(const std::vector<double>& values) { return std::accumulate(values.begin(), values.end(), 0.0); }
-
-// Sum over pairs of classes of n_e (m_e.w_i)^2, for all rows i, and the moments of the distances of
-// m_c.m_e from 1, over pairs of rows.
-Moments between_means(const UnitRows& centred, const Classes& classes) {
-  const ValidRows& valid = classes.valid;
-  const std::vector<cpu::UnitScale> as_they_are(static_cast<size_t>(valid.classes()), {1, 1});
+// Of the distances of m_c.m_e from 1, over pairs of rows.
+Moments between_means(const Classes& classes, int64_t width) {
+  const int64_t count = classes.valid.classes();
+  const std::vector<cpu::UnitScale> as_they_are(static_cast<size_t>(count), {1, 1});
   UnitRows means{};
   means.kernel.data = classes.means.data();
-  means.kernel.stride = centred.kernel.width;
-  means.kernel.width = centred.kernel.width;
+  means.kernel.stride = width;
+  means.kernel.width = width;
   means.kernel.scales = as_they_are.data();
   means.scalar = cpu::Scalar::kFloat64;
-  means.count = valid.classes();
+  means.count = count;
 
-  std::vector<double> squares(static_cast<size_t>(TileGrid(centred.count, means.count, false).count()));
-  for_each_tile<double>(centred, means, /*triangle=*/false, [&] {
-    return [&](const Tile<double>& tile) {
-      double total = 0;
-      for (int64_t i = tile.row; i < tile.row + tile.rows; ++i) {
-        const double* products = tile.cosines + (i - tile.row) * tile.stride - tile.column;
-        for (int64_t e = tile.column; e < tile.column + tile.columns; ++e) {
-          if (e != valid.label[i]) total += classes.rows(e) * products[e] * products[e];
-        }
-      }
-      squares[tile.index] = total;
-    };
-  });
-  std::vector<Moments> distances(static_cast<size_t>(TileGrid(means.count, means.count, true).count()));
+  std::vector<Moments> distances(static_cast<size_t>(TileGrid(count, count, true).count()));
   for_each_tile<double>(means, means, /*triangle=*/true, [&] {
     return [&](const Tile<double>& tile) {
       Moments total;
       for (int64_t c = tile.row; c < tile.row + tile.rows; ++c) {
         const double* products = tile.cosines + (c - tile.row) * tile.stride - tile.column;
         for (int64_t e = std::max(tile.column, c + 1); e < tile.column + tile.columns; ++e) {
-          total.add({classes.rows(c) * classes.rows(e), 1 - products[e], 0});
+          total.add({classes.counts[c] * classes.counts[e], 1 - products[e], 0});
         }
       }
       distances[tile.index] = total;
@@ -90,14 +73,14 @@ Moments between_means(const UnitRows& centred, const Classes& classes) {
   });
   Moments between;
   for (const Moments& tile : distances) between.add(tile);
-  between.squares += sum(squares);
+  between.squares += classes.across;
   return between;
 }
 
 Moments within_means(const Classes& classes) {
   Moments within;
   for (int64_t c = 0; c < classes.valid.classes(); ++c) {
-    const double rows = classes.rows(c);
+    const double rows = classes.counts[c];
     if (rows < 2) continue;
     double along = 0;  // sum of a_i^2
     for (int64_t i = classes.valid.class_ptr[c]; i < classes.valid.class_ptr[c + 1]; ++i) {
@@ -118,7 +101,7 @@ Spread spread_of(const UnitRows& rows, const ValidRows& valid) {
   const UnitRows centred = centred_rows(rows, classes);
   Spread spread;
   spread.within = within_means(classes);
-  if (valid.classes() > 1) spread.between = between_means(centred, classes);
+  if (valid.classes() > 1) spread.between = between_means(classes, rows.kernel.width);
 
   // Both count each pair once, the products twice.
   const auto too_coarse = [](const Moments& moments, double products, double error) {

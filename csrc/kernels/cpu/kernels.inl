@@ -32,7 +32,7 @@ const Kernels kernels = {
     {unit_columns<float, double>, unit_columns<double, double>, unit_columns<BFloat16, double>,
      unit_columns<Float16, double>},
     {sum_unit_rows<float>, sum_unit_rows<double>, sum_unit_rows<BFloat16>, sum_unit_rows<Float16>},
-    {unit_squares<float>, unit_squares<double>, unit_squares<BFloat16>, unit_squares<Float16>},
+    {centred_squares<float>, centred_squares<double>, centred_squares<BFloat16>, centred_squares<Float16>},
     place_cosines<float>,
     place_cosines<double>,
     count_cosines<float>,

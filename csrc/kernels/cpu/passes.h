@@ -100,7 +100,7 @@ struct Kernels {
   PackFunction<float> unit_columns_float[kScalars];
   PackFunction<double> unit_columns_double[kScalars];
   SumUnitRowsFunction sum_unit_rows[kScalars];
-  UnitSquaresFunction unit_squares[kScalars];
+  CentredSquaresFunction centred_squares[kScalars];
   PlaceCosinesFunction<float> place_cosines_float;
   PlaceCosinesFunction<double> place_cosines_double;
   CountCosinesFunction<float> count_cosines_float;

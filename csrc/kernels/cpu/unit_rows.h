@@ -41,8 +41,14 @@ using PackFunction = void (*)(const UnitRows&, int64_t first, int64_t last, Out*
 // sum[j] += entry j of every row of positions first ... last - 1, one after the other.
 using SumUnitRowsFunction = void (*)(const UnitRows&, int64_t first, int64_t last, double* sum);
 
-// out[i - first] += squared length of row i.
-using UnitSquaresFunction = void (*)(const UnitRows&, int64_t first, int64_t last, double* out);
+// For rows u - m, by position, with m_e the means of the `classes` classes and n_e the rows they have:
+//   squares[i]  squared length of row i
+//   across[i]   sum over the classes e that are not its own of n_e (m_e . row i)^2
+// `scratch`: [kRowsAtOnce, classes]. With one class nothing is across: neither is then touched.
+constexpr int kRowsAtOnce = 4;
+using CentredSquaresFunction = void (*)(const UnitRows&, int64_t classes, const double* rows_of_class,
+                                        int64_t first, int64_t last, double* scratch, double* squares,
+                                        double* across);
 
 constexpr int64_t kPanelStep = 16;
 

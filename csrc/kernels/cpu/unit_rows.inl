@@ -107,31 +107,85 @@ void unit_columns(const UnitRows& rows, int64_t first, int64_t last, Out* out, i
   }
 }
 
+// Positions `first` ... with fewer than kRowsAtOnce rows left: the others are rows of zeros.
+template <typename T>
+TFC_INLINE void find_rows(const UnitRows& rows, int64_t first, int64_t last, UnitRow<T>* row) {
+  for (int r = 0; r < kRowsAtOnce; ++r) {
+    row[r] = first + r < last ? UnitRow<T>::at(rows, first + r) : UnitRow<T>{nullptr, nullptr, 1, 0};
+  }
+}
+
 template <typename T>
 void sum_unit_rows(const UnitRows& rows, int64_t first, int64_t last, double* sum) {
-  for (int64_t i = first; i < last; ++i) {
-    const auto row = UnitRow<T>::at(rows, i);
-    int64_t j = 0;
-    for (; j + kLanes <= rows.width; j += kLanes) {
-      Doubles total = load<double, NativeDouble>(sum + j);
-      add(total, row.entries(j, rows.width));
-      store<double, NativeDouble>(sum + j, total);
-    }
-    if (j < rows.width) {
+  for (int64_t i = first; i < last; i += kRowsAtOnce) {
+    UnitRow<T> row[kRowsAtOnce];
+    find_rows(rows, i, last, row);
+    for (int64_t j = 0; j < rows.width; j += kLanes) {
+      const int64_t left = rows.width - j;
       double lane[kLanes];
-      store<double, NativeDouble>(lane, row.entries(j, rows.width));
-      for (int k = 0; j < rows.width; ++j, ++k) sum[j] += lane[k];
+      double* at = left < kLanes ? lane : sum + j;
+      if (left < kLanes) copy_some(lane, (const double*)sum + j, left);
+      Doubles total = load<double, NativeDouble>(at);
+      for (int r = 0; r < kRowsAtOnce; ++r) add(total, row[r].entries(j, rows.width));
+      store<double, NativeDouble>(at, total);
+      if (left < kLanes) std::memcpy(sum + j, lane, left * sizeof(double));
     }
   }
 }
 
 template <typename T>
-void unit_squares(const UnitRows& rows, int64_t first, int64_t last, double* out) {
-  for (int64_t i = first; i < last; ++i) {
-    const auto row = UnitRow<T>::at(rows, i);
-    Doubles squares = zeros<Doubles>();
-    for (int64_t j = 0; j < rows.width; j += kLanes) add_square(squares, row.entries(j, rows.width));
-    out[i - first] += total(squares);
+void centred_squares(const UnitRows& rows, int64_t classes, const double* rows_of_class, int64_t first,
+                     int64_t last, double* scratch, double* squares, double* across) {
+  constexpr int64_t kChunk = 16 * kLanes;
+  alignas(64) double entries[kRowsAtOnce][kChunk];
+  for (int64_t i = first; i < last; i += kRowsAtOnce) {
+    UnitRow<T> row[kRowsAtOnce];
+    find_rows(rows, i, last, row);
+    double length[kRowsAtOnce] = {};
+    if (classes > 1) std::memset(scratch, 0, kRowsAtOnce * classes * sizeof(double));
+    for (int64_t begin = 0; begin < rows.width; begin += kChunk) {
+      const int64_t end = rows.width - begin < kChunk ? rows.width : begin + kChunk;
+      for (int r = 0; r < kRowsAtOnce; ++r) {
+        Doubles sum = zeros<Doubles>();
+        for (int64_t j = begin; j < end; j += kLanes) {
+          const Doubles value = row[r].entries(j, rows.width);
+          store<double, NativeDouble>(entries[r] + (j - begin), value);
+          add_square(sum, value);
+        }
+        length[r] += total(sum);
+      }
+      for (int64_t e = 0; classes > 1 && e < classes; ++e) {
+        const double* mean = rows.means + e * rows.means_stride;
+        Doubles sum[kRowsAtOnce];
+        for (int r = 0; r < kRowsAtOnce; ++r) sum[r] = zeros<Doubles>();
+        for (int64_t j = begin; j < end; j += kLanes) {
+          double lane[kLanes];
+          const double* from = mean + j;
+          if (rows.width - j < kLanes) {
+            copy_some(lane, from, rows.width - j);
+            from = lane;
+          }
+          const Doubles centre = load<double, NativeDouble>(from);
+          for (int r = 0; r < kRowsAtOnce; ++r) {
+            const Doubles value = load<double, NativeDouble>(entries[r] + (j - begin));
+            for (int part = 0; part < Doubles::kParts; ++part) {
+              sum[r].part[part] += centre.part[part] * value.part[part];
+            }
+          }
+        }
+        for (int r = 0; r < kRowsAtOnce; ++r) scratch[r * classes + e] += total(sum[r]);
+      }
+    }
+    for (int r = 0; r < kRowsAtOnce && i + r < last; ++r) {
+      squares[i + r] = length[r];
+      if (classes <= 1) continue;
+      const double* dot = scratch + r * classes;
+      double sum = 0;
+      for (int64_t e = 0; e < classes; ++e) {
+        if (e != rows.label[i + r]) sum += rows_of_class[e] * dot[e] * dot[e];
+      }
+      across[i + r] = sum;
+    }
   }
 }
 
