@@ -37,7 +37,7 @@ from tfc_fast.bench.overhead import Shape
 from tfc_fast.environment import environment, thread_count
 from tfc_fast.files import atomic_write, make_writable_folder
 
-__all__ = ["main", "measure"]
+__all__ = ["main", "measure", "positive_float", "positive_int"]
 
 Floats: TypeAlias = "npt.NDArray[np.float64]"
 
@@ -265,13 +265,13 @@ def _cache_sizes() -> dict[str, str]:
     return sizes
 
 
-def _positive_int(text: str) -> int:
+def positive_int(text: str) -> int:
     if not (text.isdecimal() and int(text)):
         raise argparse.ArgumentTypeError(f"{text!r} given, a whole number above 0 is wanted")
     return int(text)
 
 
-def _positive_float(text: str) -> float:
+def positive_float(text: str) -> float:
     try:
         value = float(text)
     except ValueError:
@@ -287,11 +287,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Measure our kernels against their peers, interleaved call by call."
     )
     parser.add_argument(
-        "--threads", type=_positive_int, metavar="N", help="CPU threads (default: as torch is set)"
+        "--threads", type=positive_int, metavar="N", help="CPU threads (default: as torch is set)"
     )
     parser.add_argument(
         "--seconds",
-        type=_positive_float,
+        type=positive_float,
         default=_DEFAULT_SECONDS,
         metavar="S",
         help="time per row of the tables, in seconds (default: %(default)s)",
