@@ -59,7 +59,8 @@ class Case(NamedTuple):
     width: int
 
     def __str__(self) -> str:
-        return f"{self.task} {self.rows}x{self.width} {self.dtype} {self.input}"
+        kind = " nearly parallel" if self.input == "collapsed" else ""
+        return f"{self.task} {self.rows}x{self.width} {self.dtype}{kind}"
 
 
 class Settings(NamedTuple):
@@ -130,7 +131,7 @@ def measure_case(
         errors[name] = _error(case, job, result, truth, ours=name == PROVIDERS[0].name)
         del result
     times = _times(calls, first_seconds, settings.seconds)
-    ours = [np.median(turn) for turn in times[PROVIDERS[0].name]]
+    ours = [np.median(turn) for turn in times.get(PROVIDERS[0].name, [])]
     results = []
     for name, turns in times.items():
         seconds = np.concatenate(turns)
@@ -144,7 +145,7 @@ def measure_case(
                 "median_ms": 1e3 * middle,
                 "q1_ms": 1e3 * low,
                 "q3_ms": 1e3 * high,
-                "by_ours": float(np.median(ratios)),
+                "by_ours": float(np.median(ratios)) if ratios else None,
                 "error": errors[name],
                 "truth": float(truth[0]) if truth is not None and truth.size == 1 else None,
                 "note": jobs[name].notes.get(case.task),

@@ -11,7 +11,7 @@ from peer_providers import PROVIDERS
 
 from tfc_fast.files import atomic_write
 
-__all__ = ["as_text", "put_into_page"]
+__all__ = ["around_tables", "as_text", "put_into_page"]
 
 _BEGIN = "<!-- peers: begin; made by benchmarks/peers.py -->"
 _END = "<!-- peers: end -->"
@@ -30,10 +30,7 @@ def as_text(results: dict[str, Any]) -> str:
         for case, cells in _rows(results):
             entries = (entry(cells.get(name), cells) for name in _NAMES)
             lines.append(f"{case!s:<44}" + "".join(f"{text:>15}" for text in entries))
-    curve = results["curve"]
-    if curve:
-        lines += ["", _curve_in_words(curve)]
-    lines += ["", *_left_out(results), "", _machine(results)]
+    lines += ["", *_in_words(results), "", *_left_out(results), "", _machine(results)]
     return "\n".join(lines)
 
 
@@ -47,13 +44,18 @@ def put_into_page(results: dict[str, Any], page: Path) -> None:
     Raises:
         ValueError: It has not.
     """
-    text = page.read_text(encoding="utf-8")
-    before, begin, rest = text.partition(_BEGIN)
+    before, after = around_tables(page)
+    filled = f"{before}{_BEGIN}\n{_as_markdown(results)}\n{_END}{after}"
+    atomic_write(page, lambda out: out.write(filled.encode()))
+
+
+def around_tables(page: Path) -> tuple[str, str]:
+    """What stands before and after the two marks of a page; ValueError if it has them not."""
+    before, begin, rest = page.read_text(encoding="utf-8").partition(_BEGIN)
     _, end, after = rest.partition(_END)
     if not (begin and end):
         raise ValueError(f"{page}: put the lines {_BEGIN!r} and {_END!r} where the tables belong")
-    filled = f"{before}{_BEGIN}\n{_as_markdown(results)}\n{_END}{after}"
-    atomic_write(page, lambda out: out.write(filled.encode()))
+    return before, after
 
 
 def _as_markdown(results: dict[str, Any]) -> str:
@@ -69,9 +71,14 @@ def _as_markdown(results: dict[str, Any]) -> str:
             size += "" if case.input == "features" else ", nearly parallel"
             entries = " | ".join(entry(cells.get(name), cells) for name in names)
             lines.append(f"| {case.task} | {size} | {entries} |")
-    if results["curve"]:
-        lines += ["", _curve_in_words(results["curve"])]
-    lines += ["", *(f"- {line}" for line in _left_out(results)), "", _machine(results)]
+    lines += [
+        "",
+        *_in_words(results),
+        "",
+        *(f"- {line}" for line in _left_out(results)),
+        "",
+        _machine(results),
+    ]
     return "\n".join(lines)
 
 
@@ -87,7 +94,7 @@ def _rows(results: dict[str, Any]) -> list[_Row]:
 def _time(cell: _Cell | None, row: dict[str, _Cell]) -> str:
     if cell is None:
         return "-"
-    if cell["provider"] == _OURS:
+    if cell["by_ours"] is None or cell["provider"] == _OURS:
         return f"{cell['median_ms']:.3g} ms"
     return f"{cell['by_ours']:.3g} x"
 
@@ -109,13 +116,19 @@ _VIEWS: dict[str, Callable[[_Cell | None, dict[str, _Cell]], str]] = {
 }
 
 
-def _curve_in_words(curve: dict[str, Any]) -> str:
-    rows, milliseconds = curve["rows"], curve["median_ms"]
-    return (
-        f"Our mean of all pairs takes {milliseconds[0]:.3g} ms for {rows[0]} rows and "
-        f"{milliseconds[-1]:.3g} ms for {rows[-1]}, of {curve['width']} numbers each: "
-        f"time grows as n^{curve['exponent']:.2f}."
-    )
+def _in_words(results: dict[str, Any]) -> Iterable[str]:
+    parallel = [cell for cell in results["cells"] if cell["input"] == "collapsed"]
+    spread = next((cell["truth"] for cell in parallel if cell["task"] == "spread"), None)
+    if spread is not None:
+        yield f"The true spread of the nearly parallel rows is {spread:.1e}."
+    curve = results["curve"]
+    if curve:
+        rows, milliseconds = curve["rows"], curve["median_ms"]
+        yield (
+            f"Our mean of all pairs takes {milliseconds[0]:.3g} ms for {rows[0]} rows and "
+            f"{milliseconds[-1]:.3g} ms for {rows[-1]}, of {curve['width']} numbers each: "
+            f"time grows as n^{curve['exponent']:.2f}."
+        )
 
 
 def _left_out(results: dict[str, Any]) -> Iterable[str]:

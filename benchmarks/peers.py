@@ -171,10 +171,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         limit_gib=parsed.limit_gib,
     )
     try:
+        # Before the minutes of measuring, not after.
         for file in (parsed.json, parsed.picture):
             if file is not None:
-                # Before the minutes of measuring, not after.
                 make_writable_folder(file.absolute().parent)
+        if parsed.markdown is not None:
+            peer_tables.around_tables(parsed.markdown)
         results = measure(settings, parsed.json)
         print(peer_tables.as_text(results))
         if parsed.markdown is not None:
