@@ -59,6 +59,8 @@ class Provider:
     dtypes: ClassVar[tuple[torch.dtype, ...]] = _EVERY_DTYPE
     bytes_per_pair: ClassVar[dict[str, int]] = {}
     """By task: memory that a call needs for each of the n^2 pairs, where it needs any."""
+    compiles: ClassVar[bool] = False
+    """Whether the first call of a task takes seconds for that."""
     notes: ClassVar[dict[str, str]] = {}
     """By task: what is not obvious."""
 
@@ -157,6 +159,7 @@ class TorchCompiled(Provider):
     """The eager code through the compiler, once for all sizes."""
 
     name = "torch.compile"
+    compiles = True
     bytes_per_pair: ClassVar = TorchEager.bytes_per_pair
     _compiled: ClassVar[dict[str, Callable[[Tensor], Any]]] = {}
     _EAGER: ClassVar[dict[str, Callable[[Tensor], Any]]] = {
