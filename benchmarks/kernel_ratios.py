@@ -98,7 +98,7 @@ def _compare(comparison: Comparison, memory: str, seconds: float) -> list[dict[s
     peer, tensors = comparison.peer, comparison.tensors
     print(f"\n{comparison.title}")
     print(
-        f"{'size':>20} {'MiB/tensor':>11} {'pairs':>6} {'ours ms':>9} {peer + ' ms':>9}"
+        f"{'size':>20} {'MiB/tensor':>11} {'pairs':>6} {'ours ms':>9} {peer + ' ms':>15}"
         f" {'page faults':>13}  ratio (quartiles)",
         flush=True,
     )
@@ -135,7 +135,7 @@ def _compare(comparison: Comparison, memory: str, seconds: float) -> list[dict[s
         ratio = row[comparison.shown]
         print(
             f"{case!s:>20} {case.bytes_per_tensor / 2**20:>11.2f} {row['pairs']:>6}"
-            f" {row['ours_ms']:>9.4f} {row['peer_ms']:>9.4f}"
+            f" {row['ours_ms']:>9.4f} {row['peer_ms']:>15.4f}"
             f" {faults['ours']:>6.0f}/{faults[peer]:<6.0f}"
             f"  {ratio['median']:.3f} ({ratio['q1']:.3f} to {ratio['q3']:.3f})",
             flush=True,
