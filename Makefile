@@ -4,12 +4,13 @@ VENV ?= .venv
 # A CPU build. For another one, e.g. `make setup TORCH=torch==2.14.1`.
 TORCH ?= torch==2.13.0
 RUN ?= runs/demo
+PEERS ?= --json runs/peers.json --picture runs/peers.png
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.tfc_fast
 NATIVE := $(shell find csrc cmake -type f) CMakeLists.txt pyproject.toml
 
-.PHONY: setup demo test lint format types bench overhead dist clean help
+.PHONY: setup demo test lint format types bench overhead peers dist clean help
 
 help: ## Show the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -52,6 +53,11 @@ bench: setup ## Time the kernels
 
 overhead: setup ## Measure what probing adds to a training step
 	$(BIN)/tfc-fast bench overhead
+
+# With the torch that is there: what depends on torch may bring no other.
+peers: setup ## Measure what other libraries take for the same, side by side
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check '$(TORCH)' --group peers
+	$(BIN)/python benchmarks/peers.py $(PEERS)
 
 dist: setup ## Build sdist and wheel, and test the wheel away from the source tree
 	rm -rf dist

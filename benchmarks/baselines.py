@@ -11,7 +11,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["gate_stats", "mean_cosine", "relu_backward", "sum_of_all"]
+__all__ = [
+    "cosine_matrix",
+    "gate_agreement",
+    "gate_stats",
+    "mean_cosine",
+    "mean_of_all_cosines",
+    "relu_backward",
+    "sum_of_all",
+    "triangular_gram",
+]
 
 
 def relu_backward(grad: Tensor, feature: Tensor) -> Tensor:
@@ -50,6 +59,55 @@ def mean_cosine(x: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Te
         (within - n) / (same - n),
         (everything - within) / (n * n - same),
     )
+
+
+def mean_of_all_cosines(x: Tensor) -> Tensor:
+    """Mean cosine over all pairs of rows: float64, no dimension.
+
+    Args:
+        x: Rows `[n, d]`, any float dtype; none may be zero.
+    """
+    total = F.normalize(x.float(), dim=1).sum(0).double()
+    n = len(x)
+    return (total @ total - n) / (n * (n - 1))
+
+
+def cosine_matrix(x: Tensor) -> Tensor:
+    """Cosine of every row with every row, `[n, n]`, of the dtype of `x`.
+
+    Args:
+        x: Rows `[n, d]`, any float dtype; none may be zero.
+    """
+    units = F.normalize(x, dim=1)
+    return units @ units.T
+
+
+def triangular_gram(x: Tensor, out: Tensor, block: int = 512) -> None:
+    """Products of every row with itself and all later ones, in blocks of rows, and nothing else.
+
+    The least that looking at all pairs can cost with torch's own matrix product: half a Gram
+    matrix, forgotten block by block.
+
+    Args:
+        x: Rows `[n, d]`.
+        out: Room for the products of one block, `[block * n]` of the dtype of `x`.
+        block: Rows per block.
+    """
+    n = len(x)
+    for begin in range(0, n, block):
+        rows = x[begin : begin + block]
+        products = out[: len(rows) * (n - begin)].view(len(rows), n - begin)
+        torch.mm(rows, x[begin:].T, out=products)
+
+
+def gate_agreement(features: Tensor) -> Tensor:
+    """Share of the units in the same state, for every pair of rows: float32 `[n, n]`.
+
+    Args:
+        features: Outputs of a ReLU, `[n, d]`, any float dtype.
+    """
+    signs = (features > 0).float() * 2 - 1
+    return (signs @ signs.T / features.shape[1] + 1) / 2
 
 
 def gate_stats(features: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, ...]:

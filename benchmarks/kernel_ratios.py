@@ -23,21 +23,21 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
 import workloads
-from workloads import Case, Workload
+from comparisons import FRESH_MEMORY, KEPT_MEMORY, Comparison
+from workloads import Workload
 
 from tfc_fast import _C
 from tfc_fast.bench import heap
-from tfc_fast.bench.overhead import Shape
 from tfc_fast.environment import environment, thread_count
 from tfc_fast.files import atomic_write, make_writable_folder
 
-__all__ = ["main", "measure"]
+__all__ = ["main", "measure", "positive_float", "positive_int"]
 
 Floats: TypeAlias = "npt.NDArray[np.float64]"
 
@@ -47,79 +47,12 @@ _WARM_UP_SECONDS = 0.3
 _MIN_PAIRS = 10
 _MAX_PAIRS = 20_000
 
-_CALL = Case(Shape(1, 1), torch.float32)
-_ALWAYS_FRESH_BYTES = 32 * 2**20
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 
 
-class _Comparison(NamedTuple):
-    """One kernel against one peer, over several sizes; a table."""
-
-    kernel: str
-    peer: str
-    build: Callable[[Case], Workload]
-    cases: tuple[Case, ...]
-    tensors: int
-    """How many tensors of the given size have to be read and written."""
-    title: str
-    shown: Literal["ours_by_peer", "peer_by_ours"]
-    """Which ratio the table shows; JSON has both."""
-
-
-_RELU_BACKWARD = _Comparison(
-    "relu_backward",
-    "torch",
-    workloads.relu_backward,
-    (_CALL, *workloads.RELU_BACKWARD_CASES),
-    3,
-    "ReLU backward with statistics: time / time of aten.threshold_backward without\n"
-    "(lower is better; 1x1 is the price of a call from Python)",
-    "ours_by_peer",
-)
-_FRESH_MEMORY = (
-    _RELU_BACKWARD._replace(
-        cases=tuple(
-            case
-            for case in workloads.RELU_BACKWARD_CASES
-            if case.bytes_per_tensor >= _ALWAYS_FRESH_BYTES
-        ),
-        title="ReLU backward with statistics: time / time of aten.threshold_backward without\n"
-        "(as below, but results lie in memory fresh from the system: malloc's default)",
-    ),
-)
-_KEPT_MEMORY = (
-    _RELU_BACKWARD,
-    _Comparison(
-        "mean_cosine",
-        "sum",
-        workloads.mean_cosine,
-        workloads.MEAN_COSINE_CASES,
-        1,
-        "mean_cosine: fraction of the bandwidth of x.sum() (higher is better)",
-        "peer_by_ours",
-    ),
-    _Comparison(
-        "mean_cosine",
-        "eager",
-        workloads.mean_cosine,
-        workloads.MEAN_COSINE_CASES,
-        1,
-        "mean_cosine: times as fast as F.normalize and index_add_ (higher is better)",
-        "peer_by_ours",
-    ),
-    _Comparison(
-        "gate_stats",
-        "eager",
-        workloads.gate_stats,
-        workloads.GATE_STATS_CASES,
-        1,
-        "gate_stats: times as fast as comparison and index_add_ (higher is better)",
-        "peer_by_ours",
-    ),
-)
-
-
-def measure(seconds: float = _DEFAULT_SECONDS, *, threads: int | None = None) -> dict[str, Any]:
+def measure(
+    seconds: float = _DEFAULT_SECONDS, *, threads: int | None = None, only: Sequence[str] = ()
+) -> dict[str, Any]:
     """Measure everything and print each result as soon as it is there.
 
     Afterwards the process keeps its memory, see `heap.keep_memory`.
@@ -127,6 +60,7 @@ def measure(seconds: float = _DEFAULT_SECONDS, *, threads: int | None = None) ->
     Args:
         seconds: Time per row of the tables, in seconds; at least 10 pairs are measured anyway.
         threads: CPU threads; None: as torch is set up.
+        only: Kernels to measure; default: all.
 
     Returns:
         Settings, machine, versions, `malloc` (environment variables that change it), and `pairs`:
@@ -134,12 +68,20 @@ def measure(seconds: float = _DEFAULT_SECONDS, *, threads: int | None = None) ->
         and written, page faults per call, and for each of `ours_by_peer` and `peer_by_ours` the
         `median`, `q1` and `q3` of the ratios.
     """
+
+    def wanted(comparison: Comparison) -> bool:
+        return not only or comparison.kernel in only
+
     with thread_count(threads):
         machine = environment(torch.device("cpu"))
         # In this order: there is no way back from kept memory.
-        fresh = [row for each in _FRESH_MEMORY for row in _compare(each, "fresh", seconds)]
+        fresh = [
+            row for each in FRESH_MEMORY if wanted(each) for row in _compare(each, "fresh", seconds)
+        ]
         heap.keep_memory()
-        kept = [row for each in _KEPT_MEMORY for row in _compare(each, "kept", seconds)]
+        kept = [
+            row for each in KEPT_MEMORY if wanted(each) for row in _compare(each, "kept", seconds)
+        ]
     return {
         "benchmark": "kernel_ratios",
         "settings": {"seconds": seconds, "num_classes": workloads.NUM_CLASSES},
@@ -152,17 +94,22 @@ def measure(seconds: float = _DEFAULT_SECONDS, *, threads: int | None = None) ->
     }
 
 
-def _compare(comparison: _Comparison, memory: str, seconds: float) -> list[dict[str, Any]]:
+def _compare(comparison: Comparison, memory: str, seconds: float) -> list[dict[str, Any]]:
     peer, tensors = comparison.peer, comparison.tensors
     print(f"\n{comparison.title}")
     print(
-        f"{'size':>20} {'MiB/tensor':>11} {'pairs':>6} {'ours ms':>9} {peer + ' ms':>9}"
+        f"{'size':>20} {'MiB/tensor':>11} {'pairs':>6} {'ours ms':>9} {peer + ' ms':>15}"
         f" {'page faults':>13}  ratio (quartiles)",
         flush=True,
     )
     rows = []
     for case in comparison.cases:
-        times, faults = _measure_pairs(comparison.build(case), peer, seconds)
+        try:
+            workload = comparison.build(case)
+        except ImportError as error:
+            print(f"left out: {error}; `make peers` installs what is compared with", flush=True)
+            break
+        times, faults = _measure_pairs(workload, peer, seconds)
         ours, theirs = float(np.median(times["ours"])), float(np.median(times[peer]))
         gigabytes = 1e-9 * tensors * case.bytes_per_tensor
         row: dict[str, Any] = {
@@ -188,7 +135,7 @@ def _compare(comparison: _Comparison, memory: str, seconds: float) -> list[dict[
         ratio = row[comparison.shown]
         print(
             f"{case!s:>20} {case.bytes_per_tensor / 2**20:>11.2f} {row['pairs']:>6}"
-            f" {row['ours_ms']:>9.4f} {row['peer_ms']:>9.4f}"
+            f" {row['ours_ms']:>9.4f} {row['peer_ms']:>15.4f}"
             f" {faults['ours']:>6.0f}/{faults[peer]:<6.0f}"
             f"  {ratio['median']:.3f} ({ratio['q1']:.3f} to {ratio['q3']:.3f})",
             flush=True,
@@ -265,13 +212,13 @@ def _cache_sizes() -> dict[str, str]:
     return sizes
 
 
-def _positive_int(text: str) -> int:
+def positive_int(text: str) -> int:
     if not (text.isdecimal() and int(text)):
         raise argparse.ArgumentTypeError(f"{text!r} given, a whole number above 0 is wanted")
     return int(text)
 
 
-def _positive_float(text: str) -> float:
+def positive_float(text: str) -> float:
     try:
         value = float(text)
     except ValueError:
@@ -287,14 +234,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Measure our kernels against their peers, interleaved call by call."
     )
     parser.add_argument(
-        "--threads", type=_positive_int, metavar="N", help="CPU threads (default: as torch is set)"
+        "--threads", type=positive_int, metavar="N", help="CPU threads (default: as torch is set)"
     )
     parser.add_argument(
         "--seconds",
-        type=_positive_float,
+        type=positive_float,
         default=_DEFAULT_SECONDS,
         metavar="S",
         help="time per row of the tables, in seconds (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        choices=sorted({each.kernel for each in KEPT_MEMORY}),
+        help="measure this kernel only; may be given several times",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there, too")
     parsed = parser.parse_args(arguments)
@@ -303,7 +257,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if file is not None:
             # Before the minutes of measuring, not after.
             make_writable_folder(file.absolute().parent)
-        results = measure(parsed.seconds, threads=parsed.threads)
+        results = measure(parsed.seconds, threads=parsed.threads, only=parsed.only)
         if file is not None:
             text = json.dumps(results, indent=2) + "\n"
             atomic_write(file, lambda out: out.write(text.encode()))

@@ -1,5 +1,7 @@
 """What is timed: for each kernel the inputs of one size, our call, and the calls of its peers.
 
+Here are the kernels that pass over the rows once; `pair_workloads.py` has those of all pairs.
+
 The pytest suites and `kernel_ratios.py` take their workloads from here, so that both time the same
 calls. Whoever builds a workload gets the proof with it that ours and peers compute the same values
 from these inputs; what merely sets the scale (`x.sum()`) is not compared.
@@ -27,7 +29,10 @@ __all__ = [
     "RELU_BACKWARD_CASES",
     "Case",
     "Workload",
+    "cases",
+    "feature_rows",
     "gate_stats",
+    "labels_of",
     "mean_cosine",
     "nothing",
     "relu_backward",
@@ -70,17 +75,18 @@ class Workload(NamedTuple):
     """Called before each call of each provider, outside of the time that is taken."""
 
 
-def _cases(shapes: Sequence[str], dtype: torch.dtype) -> tuple[Case, ...]:
+def cases(shapes: Sequence[str], dtype: torch.dtype) -> tuple[Case, ...]:
+    """One case per shape, as "256x512"."""
     return tuple(Case(Shape.parse(shape), dtype) for shape in shapes)
 
 
 RELU_BACKWARD_CASES = (
-    *_cases(
+    *cases(
         ("128x256", "256x512", "1024x512", "1024x1024", "16384x1024", "65536x1024"), torch.float32
     ),
-    *_cases(("256x512", "1024x1024", "16384x1024"), torch.bfloat16),
+    *cases(("256x512", "1024x1024", "16384x1024"), torch.bfloat16),
 )
-MEAN_COSINE_CASES = _cases(("1024x512", "65536x1024"), torch.float32)
+MEAN_COSINE_CASES = cases(("1024x512", "65536x1024"), torch.float32)
 GATE_STATS_CASES = MEAN_COSINE_CASES
 
 
@@ -95,8 +101,8 @@ def relu_backward(case: Case) -> Workload:
     (rows, width), dtype = case
     generator = torch.Generator().manual_seed(0)
     grad = torch.randn(rows, width, generator=generator).to(dtype)
-    feature = _features(case, generator)
-    labels = _labels(rows, generator)
+    feature = feature_rows(case, generator)
+    labels = labels_of(rows, generator)
     recorder = _C.Recorder(
         num_sites=1, num_classes=NUM_CLASSES, capacity=1, window=100, every=1, units=width
     )
@@ -123,8 +129,8 @@ def relu_backward(case: Case) -> Workload:
 def mean_cosine(case: Case) -> Workload:
     """`similarity.mean_cosine` with labels (ours), in eager PyTorch, and `x.sum()` for scale."""
     generator = torch.Generator().manual_seed(0)
-    x = _features(case, generator)
-    labels = _labels(case.shape.batch, generator)
+    x = feature_rows(case, generator)
+    labels = labels_of(case.shape.batch, generator)
 
     def ours() -> similarity.CosineMeans:
         return similarity.mean_cosine(x, labels, num_classes=NUM_CLASSES)
@@ -143,25 +149,27 @@ def mean_cosine(case: Case) -> Workload:
 def gate_stats(case: Case) -> Workload:
     """`gating.gate_stats` with labels (ours), and in eager PyTorch."""
     generator = torch.Generator().manual_seed(0)
-    features = _features(case, generator)
-    labels = _labels(case.shape.batch, generator)
+    x = feature_rows(case, generator)
+    labels = labels_of(case.shape.batch, generator)
 
     def ours() -> gating.GateStats:
-        return gating.gate_stats(features, labels, num_classes=NUM_CLASSES)
+        return gating.gate_stats(x, labels, num_classes=NUM_CLASSES)
 
     def eager() -> tuple[Tensor, ...]:
-        return baselines.gate_stats(features, labels, NUM_CLASSES)
+        return baselines.gate_stats(x, labels, NUM_CLASSES)
 
     name = f"gate_stats {case}"
     _require_close(name, ours()[:6], eager())
     return Workload(name, {"ours": ours, "eager": eager}, case)
 
 
-def _features(case: Case, generator: torch.Generator) -> Tensor:
+def feature_rows(case: Case, generator: torch.Generator) -> Tensor:
+    """ReLU of standard normal numbers."""
     return torch.randn(*case.shape, generator=generator).relu_().to(case.dtype)
 
 
-def _labels(rows: int, generator: torch.Generator) -> Tensor:
+def labels_of(rows: int, generator: torch.Generator) -> Tensor:
+    """Classes of about equal size in random order."""
     return torch.randint(NUM_CLASSES, (rows,), generator=generator)
 
 

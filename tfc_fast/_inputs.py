@@ -28,7 +28,7 @@ def as_tensor(value: object, name: str) -> Tensor:
             value = value.astype(value.dtype.newbyteorder("="))
         # torch has neither negative strides nor such that are no multiple of the element.
         if any(stride < 0 or stride % value.itemsize for stride in value.strides):
-            value = np.ascontiguousarray(value)
+            value = np.array(value, order="C")  # a copy even of one row
         with warnings.catch_warnings():
             # A read-only array (a memory map, say) is only read here.
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
