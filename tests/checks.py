@@ -44,9 +44,9 @@ def compare_cosine_means(actual: CosineMeans, expected: reference.CosineMeans, d
     tolerance = COSINE_TOLERANCE[dtype]
     for name, value, wanted in zip(CosineMeans._fields[:3], actual, expected, strict=False):
         np.testing.assert_allclose(
-            float(value), wanted, rtol=0, atol=tolerance, equal_nan=True, err_msg=name
+            value.item(), wanted, rtol=0, atol=tolerance, equal_nan=True, err_msg=name
         )
-        assert not abs(float(value)) > 1, f"{name} = {float(value)!r}"
+        assert not abs(value.item()) > 1, f"{name} = {value.item()!r}"
 
 
 def check_gate_stats(

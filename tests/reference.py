@@ -44,6 +44,26 @@ class CosineSpread(NamedTuple):
     n_nonfinite: int
 
 
+class CrossCosineMeans(NamedTuple):
+    all: float
+    within: float
+    between: float
+    n_x_rows: int
+    n_x_zero: int
+    n_x_nonfinite: int
+    n_y_rows: int
+    n_y_zero: int
+    n_y_nonfinite: int
+
+
+class PairedCosines(NamedTuple):
+    cosines: Floats
+    mean: float
+    n_rows: int
+    n_zero: int
+    n_nonfinite: int
+
+
 class GateStats(NamedTuple):
     """Exact fractions; NaN where nothing was measured."""
 
@@ -107,6 +127,86 @@ def cosine_spread(x: Array, labels: Array | None = None) -> CosineSpread:
         n_rows=int(rows.valid.sum()),
         n_zero=int(rows.zero.sum()),
         n_nonfinite=int(rows.nonfinite.sum()),
+    )
+
+
+def cosine_matrix_gradient(grad: Array, x: Array, y: Array | None = None) -> Floats:
+    """Gradient of `sum(grad * cosine_matrix(x, y))` with respect to x, each row times its norm.
+
+    So that rows of all sizes can be compared; rows that are left out have 0.
+    """
+    left = _Rows(x)
+    right = left if y is None else _Rows(y)
+    weights = _as_float64(grad)
+    if y is None:
+        weights = weights + weights.T
+        np.fill_diagonal(weights, 0)
+    weights = weights[np.ix_(left.valid, right.valid)]
+    cosines = left.units @ right.units.T
+    out = np.zeros((len(left.valid), left.units.shape[1]))
+    # d cos(i, j) / d x_i = (v_j - cos(i, j) u_i) / |x_i|
+    out[left.valid] = weights @ right.units - (weights * cosines).sum(1, keepdims=True) * left.units
+    return out
+
+
+def mean_cosine_gradient(grads: Sequence[float], x: Array, labels: Array | None = None) -> Floats:
+    """Gradient of `sum(grads * (all, within, between))` with respect to x, rows times norms.
+
+    A mean over no pairs has no gradient.
+    """
+    valid = _Rows(x).valid
+    weights = np.zeros((len(valid), len(valid)))
+    for grad, mask in zip(grads, _pairs(labels, valid).values(), strict=True):
+        if mask.any():
+            weights[np.ix_(valid, valid)] += grad * mask / mask.sum()
+    return cosine_matrix_gradient(weights, x)
+
+
+def norms(x: Array) -> Floats:
+    """Lengths of the rows `[n, 1]`; 1 for those that are left out."""
+    rows = _Rows(x)
+    out = np.ones((len(rows.valid), 1))
+    out[rows.valid, 0] = rows.norms
+    return out
+
+
+def cross_cosine(
+    x: Array, y: Array, x_labels: Array | None = None, y_labels: Array | None = None
+) -> CrossCosineMeans:
+    """Mean of the cosines of all pairs (valid row of x, valid row of y)."""
+    left, right = _Rows(x), _Rows(y)
+    cosines = left.units @ right.units.T
+    pairs = np.ones(cosines.shape, np.bool_)
+    masks = {"all": pairs, "within": pairs & False, "between": pairs & False}
+    if x_labels is not None and y_labels is not None:
+        same = np.asarray(x_labels)[left.valid][:, None] == np.asarray(y_labels)[right.valid]
+        masks |= {"within": same, "between": ~same}
+    return CrossCosineMeans(
+        *(
+            _mean(_Total(float(cosines[masks[kind]].sum()), int(masks[kind].sum())))
+            for kind in _KINDS
+        ),
+        *(int(mask.sum()) for mask in (left.valid, left.zero, left.nonfinite)),
+        *(int(mask.sum()) for mask in (right.valid, right.zero, right.nonfinite)),
+    )
+
+
+def paired_cosine(x: Array, y: Array) -> PairedCosines:
+    """Cosine of each row of x with the row of y at the same place; NaN where one is left out."""
+    left, right = _Rows(x), _Rows(y)
+    nonfinite = left.nonfinite | right.nonfinite
+    zero = (left.zero | right.zero) & ~nonfinite
+    valid = ~nonfinite & ~zero
+    cosines = np.full(len(valid), math.nan)
+    for i in np.flatnonzero(valid):
+        u = left.units[int(left.valid[:i].sum())]
+        v = right.units[int(right.valid[:i].sum())]
+        cosines[i] = math.fsum(u * v)
+    measured = cosines[valid]
+    return PairedCosines(
+        cosines,
+        _mean(_Total(math.fsum(measured), len(measured))),
+        *(int(mask.sum()) for mask in (valid, zero, nonfinite)),
     )
 
 

@@ -17,10 +17,10 @@ MOST_CLASSES = 2**24
 FLOAT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-def as_tensor(value: object, name: str) -> Tensor:
-    """`value` as a tensor that shares its memory where possible."""
+def as_tensor(value: object, name: str, *, differentiable: bool = False) -> Tensor:
+    """`value` as a tensor that shares its memory where possible, detached unless differentiable."""
     if isinstance(value, Tensor):
-        return value.detach()
+        return value if differentiable else value.detach()
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{name}: masked arrays are not supported; use {name}.filled(...)")
     if isinstance(value, np.ndarray):
@@ -39,9 +39,9 @@ def as_tensor(value: object, name: str) -> Tensor:
     raise TypeError(f"{name}: wanted a torch.Tensor or numpy.ndarray, got {type(value).__name__}")
 
 
-def as_rows(value: object, name: str) -> Tensor:
-    """A float tensor `[n, ...]` on the CPU, its gradient history cut."""
-    x = as_tensor(value, name)
+def as_rows(value: object, name: str, *, differentiable: bool = False) -> Tensor:
+    """A float tensor `[n, ...]` on the CPU; its gradient history is cut unless differentiable."""
+    x = as_tensor(value, name, differentiable=differentiable)
     _check_dense(x, name)
     if x.dtype not in FLOAT_DTYPES:
         raise TypeError(
@@ -64,8 +64,18 @@ def _check_dense(x: Tensor, name: str) -> None:
         raise TypeError(f"{name}: wanted a dense tensor, got a nested one; use .to_padded_tensor()")
 
 
+def as_count(value: object, name: str) -> int:
+    """An int of at least 1."""
+    if isinstance(value, (bool, np.bool_)) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name}: wanted an int, got {type(value).__name__}")
+    count = int(value)
+    if count < 1:
+        raise ValueError(f"{name}: wanted at least 1, got {count}")
+    return count
+
+
 def group_labels(
-    labels: object, num_classes: int | None, x: Tensor
+    labels: object, num_classes: int | None, x: Tensor, name: str = "labels"
 ) -> tuple[Tensor, Tensor] | tuple[None, None]:
     """Rows of `x` sorted by class and where each class begins, or `(None, None)` without labels.
 
@@ -74,34 +84,30 @@ def group_labels(
     """
     if labels is None:
         if num_classes is not None:
-            raise ValueError("num_classes: given without labels; pass labels too, or neither")
+            raise ValueError(f"num_classes: given without {name}; pass {name} too, or neither")
         return None, None
-    y = as_tensor(labels, "labels")
-    _check_dense(y, "labels")
+    y = as_tensor(labels, name)
+    _check_dense(y, name)
     if y.dtype.is_floating_point or y.dtype.is_complex or y.dtype == torch.bool:
-        raise TypeError(f"labels: wanted an integer dtype, got {y.dtype}")
+        raise TypeError(f"{name}: wanted an integer dtype, got {y.dtype}")
     rows = x.shape[0]
     if y.dim() != 1 or y.shape[0] != rows:
         raise ValueError(
-            f"labels: wanted one label per row, shape [{rows}], got shape {list(y.shape)}"
+            f"{name}: wanted one label per row, shape [{rows}], got shape {list(y.shape)}"
         )
     if y.device != x.device:
-        raise ValueError(f"labels: on {y.device}, but the rows are on {x.device}; move one of them")
+        raise ValueError(f"{name}: on {y.device}, but the rows are on {x.device}; move one of them")
     y = y.to(torch.int64)
     if num_classes is None:
         num_classes = max(int(y.max()) + 1, 1) if rows else 1
-        source = f"labels: the largest is {num_classes - 1}, which makes {num_classes} classes"
+        source = f"{name}: the largest is {num_classes - 1}, which makes {num_classes} classes"
     else:
-        if isinstance(num_classes, (bool, np.bool_)) or not hasattr(num_classes, "__index__"):
-            raise TypeError(f"num_classes: wanted an int, got {type(num_classes).__name__}")
-        num_classes = int(num_classes)
-        if num_classes < 1:
-            raise ValueError(f"num_classes: wanted at least 1, got {num_classes}")
+        num_classes = as_count(num_classes, "num_classes")
         source = f"num_classes: {num_classes} given"
     if num_classes > MOST_CLASSES:
         raise ValueError(
             f"{source}, more than {MOST_CLASSES}; number the classes without gaps: "
-            "torch.unique(labels, return_inverse=True)"
+            f"torch.unique({name}, return_inverse=True)"
         )
-    order, class_ptr = torch.ops.tfc_fast.group_labels.default(y, num_classes)
+    order, class_ptr = torch.ops.tfc_fast.group_labels.default(y, num_classes, name)
     return order, class_ptr

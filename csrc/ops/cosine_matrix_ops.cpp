@@ -17,12 +17,6 @@ at::ScalarType result_type(const at::Tensor& x) {
   return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
 }
 
-c10::SymInt row_width(const at::Tensor& x) {
-  c10::SymInt width = 1;
-  for (int64_t i = 1; i < x.dim(); ++i) width *= x.sym_size(i);
-  return width;
-}
-
 void check_sides(const at::Tensor& x, const std::optional<at::Tensor>& y) {
   check_input(x, kOp);
   if (!y) return;

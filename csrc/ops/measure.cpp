@@ -67,6 +67,12 @@ Grouping optional_grouping(const std::optional<at::Tensor>& order, const std::op
   return groups;
 }
 
+c10::SymInt row_width(const at::Tensor& x) {
+  c10::SymInt width = 1;
+  for (int64_t i = 1; i < x.dim(); ++i) width *= x.sym_size(i);
+  return width;
+}
+
 at::Tensor as_rows(const at::Tensor& x) {
   if (x.dim() == 2 && x.stride(1) == 1) return x;  // the common case, without the price of a view
   const int64_t rows = x.size(0);
@@ -136,7 +142,8 @@ class Scratch {
 };
 
 BatchSums run(cpu::Job job, const at::Tensor& feature, const at::Tensor& gradient, const at::Tensor& grad_in,
-              const Grouping& groups, const UnitHistory& units, UnitCounts* counts) {
+              const Grouping& groups, const UnitHistory& units, UnitCounts* counts,
+              const ClassSums* class_sums) {
   const cpu::Kernels& kernels = cpu::kernels();
   const int64_t rows = feature.size(0);
   const int64_t width = feature.size(1);
@@ -202,6 +209,10 @@ BatchSums run(cpu::Job job, const at::Tensor& feature, const at::Tensor& gradien
   column_pass.last_open = units.last_open;
   column_pass.last_shut = units.last_shut;
   column_pass.step = units.step;
+  if (class_sums != nullptr) {
+    column_pass.class_sums = class_sums->sums;
+    column_pass.class_lost = class_sums->lost;
+  }
   const int64_t elements_per_strip = std::max<int64_t>(1, num_segments * std::min(width, cpu::kStripUnits));
   at::parallel_for(0, num_strips, std::max<int64_t>(1, kElementsPerThread / elements_per_strip),
                    [&](int64_t first, int64_t last) { kernels.column_pass(column_pass, first, last); });
@@ -224,6 +235,14 @@ BatchSums run(cpu::Job job, const at::Tensor& feature, const at::Tensor& gradien
       counts->always_on += column_pass.totals[s].always_on;
     }
   }
+  if (class_sums != nullptr) {
+    for (int64_t s = 0; s < num_segments; ++s) {
+      int64_t* of_class = class_sums->counts + 3 * segments[s].label;
+      of_class[0] += row_pass.totals[s].valid[0];
+      of_class[1] += row_pass.totals[s].zero[0];
+      of_class[2] += row_pass.totals[s].nonfinite;
+    }
+  }
   return sums;
 }
 
@@ -231,11 +250,15 @@ BatchSums run(cpu::Job job, const at::Tensor& feature, const at::Tensor& gradien
 
 BatchSums measure(cpu::Job job, const at::Tensor& feature, const at::Tensor& gradient,
                   const at::Tensor& grad_in, const Grouping& groups, const UnitHistory& units) {
-  return run(job, feature, gradient, grad_in, groups, units, nullptr);
+  return run(job, feature, gradient, grad_in, groups, units, nullptr, nullptr);
 }
 
 BatchSums measure(cpu::Job job, const at::Tensor& feature, const Grouping& groups, UnitCounts* counts) {
-  return run(job, feature, {}, {}, groups, {}, counts);
+  return run(job, feature, {}, {}, groups, {}, counts, nullptr);
+}
+
+BatchSums add_class_sums(const at::Tensor& rows, const Grouping& groups, const ClassSums& to) {
+  return run(cpu::Job::kCosine, rows, {}, {}, groups, {}, nullptr, &to);
 }
 
 }  // namespace tfc::ops

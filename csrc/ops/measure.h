@@ -4,6 +4,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <optional>
+#include <string_view>
 
 #include "../kernels/cpu/passes.h"
 #include "../kernels/statistics.h"
@@ -35,9 +36,12 @@ void check_input(const at::Tensor& x, const char* op);
 cpu::Scalar scalar_of(at::ScalarType type);
 
 // Counting sort of contiguous int64 labels [n] into order [>= n] and class_ptr [num_classes + 1];
-// a label outside 0 ... num_classes - 1 throws before anything is written.
+// a label outside 0 ... num_classes - 1 throws, naming the argument, before anything is written.
 void group_labels_into(const at::Tensor& labels, int64_t num_classes, const at::Tensor& order,
-                       const at::Tensor& class_ptr);
+                       const at::Tensor& class_ptr, std::string_view name = "labels");
+
+// Entries of a row of [n, ...].
+c10::SymInt row_width(const at::Tensor& x);
 
 // [n, ...] -> [n, d] whose rows are contiguous; copies only where the rows are not.
 at::Tensor as_rows(const at::Tensor& x);
@@ -62,5 +66,13 @@ struct UnitCounts {
   int64_t always_on;
 };
 BatchSums measure(cpu::Job job, const at::Tensor& feature, const Grouping& groups, UnitCounts* counts);
+
+// Where the sums of the unit rows of each class are added to.
+struct ClassSums {
+  double* sums;     // in/out: [num_classes, d]
+  double* lost;     // in/out: [num_classes, d] what the additions round away; may be null
+  int64_t* counts;  // in/out: [num_classes, 3] rows that take part, zero rows, non-finite rows
+};
+BatchSums add_class_sums(const at::Tensor& rows, const Grouping& groups, const ClassSums& to);
 
 }  // namespace tfc::ops

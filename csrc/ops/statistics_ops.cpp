@@ -11,20 +11,22 @@ namespace tfc::ops {
 namespace {
 
 // -> order [n]: rows sorted by class, stable; class_ptr [num_classes + 1].
-std::tuple<at::Tensor, at::Tensor> group_labels_cpu(const at::Tensor& labels, int64_t num_classes) {
-  TORCH_CHECK_VALUE(labels.dim() == 1, "labels: wanted one label per row, shape [n], got shape ",
+std::tuple<at::Tensor, at::Tensor> group_labels_cpu(const at::Tensor& labels, int64_t num_classes,
+                                                    std::string_view name) {
+  TORCH_CHECK_VALUE(labels.dim() == 1, name, ": wanted one label per row, shape [n], got shape ",
                     labels.sizes());
-  TORCH_CHECK_TYPE(at::isIntegralType(labels.scalar_type(), /*includeBool=*/false),
-                   "labels: wanted an integer dtype, got ", labels.scalar_type());
+  TORCH_CHECK_TYPE(at::isIntegralType(labels.scalar_type(), /*includeBool=*/false), name,
+                   ": wanted an integer dtype, got ", labels.scalar_type());
   TORCH_CHECK_VALUE(num_classes >= 1, "num_classes: wanted at least 1, got ", num_classes);
   const at::Tensor wide = labels.to(at::kLong).contiguous();
   at::Tensor order = at::empty({wide.numel()}, at::kLong);
   at::Tensor class_ptr = at::empty({num_classes + 1}, at::kLong);
-  group_labels_into(wide, num_classes, order, class_ptr);
+  group_labels_into(wide, num_classes, order, class_ptr, name);
   return {order, class_ptr};
 }
 
-std::tuple<at::Tensor, at::Tensor> group_labels_meta(const at::Tensor& labels, int64_t num_classes) {
+std::tuple<at::Tensor, at::Tensor> group_labels_meta(const at::Tensor& labels, int64_t num_classes,
+                                                     std::string_view) {
   const auto options = labels.options().dtype(at::kLong);
   return {at::empty_symint(labels.sym_sizes(), options), at::empty({num_classes + 1}, options)};
 }
@@ -78,11 +80,11 @@ at::Tensor values_meta(const at::Tensor& x, const std::optional<at::Tensor>&,
 }  // namespace
 
 void group_labels_into(const at::Tensor& labels, int64_t num_classes, const at::Tensor& order,
-                       const at::Tensor& class_ptr) {
+                       const at::Tensor& class_ptr, std::string_view name) {
   const int64_t rows = labels.numel();
   const int64_t* label = labels.const_data_ptr<int64_t>();
   for (int64_t i = 0; i < rows; ++i) {
-    TORCH_CHECK_VALUE(label[i] >= 0 && label[i] < num_classes, "labels: row ", i, " has label ", label[i],
+    TORCH_CHECK_VALUE(label[i] >= 0 && label[i] < num_classes, name, ": row ", i, " has label ", label[i],
                       ", wanted 0 ... ", num_classes - 1, " (num_classes=", num_classes, ")");
   }
   int64_t* start = class_ptr.mutable_data_ptr<int64_t>();
@@ -100,7 +102,9 @@ void group_labels_into(const at::Tensor& labels, int64_t num_classes, const at::
 }  // namespace tfc::ops
 
 TORCH_LIBRARY_FRAGMENT(tfc_fast, m) {
-  m.def("group_labels(Tensor labels, int num_classes) -> (Tensor order, Tensor class_ptr)");
+  m.def(
+      "group_labels(Tensor labels, int num_classes, str name=\"labels\") -> (Tensor order, Tensor "
+      "class_ptr)");
   m.def("mean_cosine(Tensor x, Tensor? order, Tensor? class_ptr) -> Tensor");
   m.def("gate_stats(Tensor features, Tensor? order, Tensor? class_ptr) -> Tensor");
 }

@@ -38,7 +38,7 @@ def test_group_labels_is_a_sound_op(dtype: torch.dtype) -> None:
 
 @each_dtype
 @pytest.mark.parametrize("layout", ["contiguous", "with gaps"])
-@pytest.mark.parametrize("op", ["mean_cosine", "gate_stats"])
+@pytest.mark.parametrize("op", ["mean_cosine", "gate_stats", "unit_row_sums"])
 def test_functional_statistics_are_sound_ops(
     rng: np.random.Generator, op: str, layout: str, dtype: torch.dtype
 ) -> None:
@@ -254,7 +254,7 @@ def output_of(program: str) -> str:
     return result.stdout
 
 
-@pytest.mark.parametrize("op", ["mean_cosine", "gate_stats"])
+@pytest.mark.parametrize("op", ["mean_cosine", "gate_stats", "unit_row_sums"])
 def test_refuses_an_impossible_grouping(op: str) -> None:
     program = GROUP_IMPOSSIBLY.format(op=op, groupings=IMPOSSIBLE_GROUPINGS)
     assert output_of(program).splitlines() == [f"{name}: refused" for name in IMPOSSIBLE_GROUPINGS]

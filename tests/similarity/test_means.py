@@ -248,8 +248,10 @@ def test_labels_that_tell_the_rows_apart(rng: np.random.Generator) -> None:
     assert float(means.between) == pytest.approx(0, abs=1e-6)
 
 
-def test_results_are_detached_scalars(rng: np.random.Generator) -> None:
-    x = random_rows(rng, 5, 4, torch.bfloat16).requires_grad_()
-    means = mean_cosine(x, torch.tensor([0, 0, 1, 1, 1]))
-    assert [value.dtype for value in means] == 3 * [torch.float64] + 3 * [torch.int64]
-    assert all(value.shape == () and not value.requires_grad for value in means)
+def test_results_are_scalars(rng: np.random.Generator) -> None:
+    x = random_rows(rng, 5, 4, torch.bfloat16)
+    for requires_grad in (False, True):
+        means = mean_cosine(x.requires_grad_(requires_grad), torch.tensor([0, 0, 1, 1, 1]))
+        assert [value.dtype for value in means] == 3 * [torch.float64] + 3 * [torch.int64]
+        assert all(value.shape == () for value in means)
+        assert [value.requires_grad for value in means] == 3 * [requires_grad] + 3 * [False]

@@ -23,6 +23,10 @@ def cosine_matrix(x: Array, y: Array | None = None, *, out: Array | None = None)
     the products are computed: the result is symmetric to the last bit, with exactly 1 on the
     diagonal where the row is neither. The result does not depend on the number of threads.
 
+    The matrix can be differentiated with respect to `x` and `y`, as often as you like. A row of
+    zeros or with a NaN or Inf gets a gradient of exactly 0 and adds nothing to that of others. The
+    products of the backward are torch's: `torch.set_float32_matmul_precision` holds for them.
+
     Only `n m` numbers are needed besides the input. Means, spread or distribution of the entries
     cost far less: see `mean_cosine`, `cosine_spread` and `cosine_histogram`.
 
@@ -31,7 +35,7 @@ def cosine_matrix(x: Array, y: Array | None = None, *, out: Array | None = None)
             strides (no copy where each row is contiguous); a tensor or a numpy array.
         y: Rows, `[m, ...]`, as long as those of `x` and of the same dtype. Default: `x`.
         out: Where to put the result: a tensor or writable numpy array `[n, m]` of the result's
-            dtype, of any strides, apart in memory from `x` and `y`.
+            dtype, of any strides, apart in memory from `x` and `y`. Not for differentiation.
 
     Returns:
         `[n, m]` in [-1, 1], float32 for half precision and float32 input, float64 for float64;
@@ -40,8 +44,8 @@ def cosine_matrix(x: Array, y: Array | None = None, *, out: Array | None = None)
     Raises:
         TypeError: `x` or `y` is no array of a supported float dtype, their dtypes differ, or `out`
             has another dtype than the result.
-        ValueError: Rows of different length; `out` has the wrong shape, cannot be written to, or
-            shares memory with the input or with itself.
+        ValueError: Rows of different length; `out` has the wrong shape, cannot be written to,
+            shares memory with the input or with itself, or is given where `x` or `y` requires grad.
 
     Absolute error: at most 1e-6, for float64 1e-12.
 
@@ -55,11 +59,18 @@ def cosine_matrix(x: Array, y: Array | None = None, *, out: Array | None = None)
         >>> cosine_matrix(x, torch.tensor([[0.0, -2.0]])).T
         tensor([[-0.8000, -1.0000,  0.0000]])
     """
-    rows = as_rows(x, "x")
-    columns = None if y is None else as_rows(y, "y")
+    rows = as_rows(x, "x", differentiable=True)
+    columns = None if y is None else as_rows(y, "y", differentiable=True)
     if out is None:
         cosines: Tensor = torch.ops.tfc_fast.cosine_matrix.default(rows, columns)
-        return cosines.numpy() if isinstance(x, np.ndarray) else cosines
+        return cosines.detach().numpy() if isinstance(x, np.ndarray) else cosines
+    if torch.is_grad_enabled():
+        for name, value in (("x", rows), ("y", columns)):
+            if value is not None and value.requires_grad:
+                raise ValueError(
+                    f"out: cannot be differentiated, but {name} requires grad; pass "
+                    f"{name}.detach(), or leave out= away"
+                )
     torch.ops.tfc_fast.cosine_matrix_out.default(rows, columns, _writable(out))
     return out
 

@@ -8,6 +8,9 @@ over class c, `n_c` its rows and `S` the sum of all `S_c`, the means over pairs 
     between  (|S|^2 - sum_c |S_c|^2)  / (M^2 - sum_c n_c^2)
 
 so that n rows of d numbers cost O(n d), and one pass over memory, instead of O(n^2 d).
+
+The gradient costs as little: with w_i the derivative with respect to `u_i`, a combination of S and
+the `S_c` of its class, that with respect to `x_i` is `(w_i - u_i (u_i . w_i)) / |x_i|`.
 """
 
 from __future__ import annotations
@@ -48,6 +51,11 @@ def mean_cosine(
     small it is. Only rows that are exactly zero or hold a NaN or Inf are left out, and counted. The
     result does not depend on the number of threads.
 
+    The means can be differentiated with respect to `x`, as often as you like, to keep features
+    apart in a loss. Rows that are left out get a gradient of exactly 0, and a mean over no pairs
+    gives none. The gradient of a row is as large as the row is small: that of a row of 1e-30 is
+    near 1e+30, and where it exceeds the dtype of `x` it is inf. Only to watch, pass `x.detach()`.
+
     Args:
         x: Rows, `[n, ...]`, flattened to `[n, d]`; float16, bfloat16, float32 or float64; any
             strides (no copy where each row is contiguous); a tensor or a numpy array.
@@ -58,7 +66,6 @@ def mean_cosine(
     Returns:
         `CosineMeans`: `all`, `within`, `between` in [-1, 1], float64, NaN where there is no pair;
         `n_rows` rows that took part; `n_zero` all-zero rows; `n_nonfinite` rows with NaN or Inf.
-        Detached: no gradient flows through it.
 
     Raises:
         TypeError: `x` is no array of a supported float dtype, or `labels` are not integers.
@@ -75,12 +82,25 @@ def mean_cosine(
         (0.333..., 1.0, 0.0)
         >>> int(means.n_rows), int(means.n_zero)
         (3, 1)
+
+        As a loss:
+
+        >>> x = torch.tensor([[1.0, 0.0], [1.0, 1.0]], requires_grad=True)
+        >>> mean_cosine(x).all.backward()
+        >>> x.grad
+        tensor([[ 0.0000,  0.7071],
+                [ 0.3536, -0.3536]])
     """
-    rows = as_rows(x, "x")
+    rows = as_rows(x, "x", differentiable=True)
     order, class_ptr = group_labels(labels, num_classes, rows)
     values = torch.ops.tfc_fast.mean_cosine.default(rows, order, class_ptr)
     if isinstance(x, np.ndarray):
         array = values.numpy()
         counts = array[3:].astype(np.int64)
         return CosineMeans(array[0], array[1], array[2], counts[0], counts[1], counts[2])
+    return as_cosine_means(values)
+
+
+def as_cosine_means(values: Tensor) -> CosineMeans:
+    """What the ops give as one float64 tensor: three means and three counts."""
     return CosineMeans(*values[:3].unbind(), *values[3:].to(torch.int64).unbind())

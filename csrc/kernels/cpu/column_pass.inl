@@ -23,6 +23,27 @@ TFC_INLINE int64_t class_end(const ColumnPass& pass, int64_t begin) {
   return end;
 }
 
+// The exact error of an addition is itself a double (Knuth's two-sum): sums over millions of batches
+// stay as good as those over one.
+template <typename Sum>
+TFC_INLINE void add_to_class(const ColumnPass& pass, int64_t segment, int64_t begin, int count,
+                             const Sum* of_class) {
+  const int64_t at = pass.segments[segment].label * pass.width + begin;
+  double* sums = pass.class_sums + at;
+  if (pass.class_lost == nullptr) {
+    for (int j = 0; j < count; ++j) sums[j] += (double)of_class[j];
+    return;
+  }
+  double* lost = pass.class_lost + at;
+  for (int j = 0; j < count; ++j) {
+    const double before = sums[j], value = (double)of_class[j];
+    const double after = before + value;
+    const double added = after - before;
+    lost[j] += (before - (after - added)) + (value - added);
+    sums[j] = after;
+  }
+}
+
 // |sum over all rows|^2 and sum over classes of |sum over the class|^2, lane by lane.
 template <typename Sum>
 TFC_INLINE void square_sums(const ColumnPass& pass, const Sum* sums, int64_t begin, int count, double* all,
@@ -31,12 +52,14 @@ TFC_INLINE void square_sums(const ColumnPass& pass, const Sum* sums, int64_t beg
   for (int64_t s = 0, end = 0; s < pass.num_segments; s = end) {
     end = class_end(pass, s);
     const Sum* segment = sums + s * pass.width + begin;
+    const int64_t first = s;
     if (end == s + 1) {  // small classes are one segment: no need to gather it first
       for (int j = 0; j < count; ++j) {
         const double of_class = (double)segment[j];
         within[j] += of_class * of_class;
         total[j] += of_class;
       }
+      if (pass.class_sums != nullptr) add_to_class(pass, first, begin, count, segment);
       continue;
     }
     double of_class[kTile];
@@ -49,6 +72,7 @@ TFC_INLINE void square_sums(const ColumnPass& pass, const Sum* sums, int64_t beg
       within[j] += of_class[j] * of_class[j];
       total[j] += of_class[j];
     }
+    if (pass.class_sums != nullptr) add_to_class(pass, first, begin, count, of_class);
   }
   for (int j = 0; j < count; ++j) all[j] += total[j] * total[j];
 }

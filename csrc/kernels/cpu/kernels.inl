@@ -7,6 +7,8 @@
 #include "unit_rows.inl"
 
 #include "cosine_tile.inl"
+#include "row_pairs.inl"
+#include "unit_row_gradient.inl"
 
 namespace tfc::cpu::TFC_TARGET {
 
@@ -39,6 +41,11 @@ const Kernels kernels = {
     count_cosines<double>,
     sum_squares<float>,
     sum_squares<double>,
+    {pair_cosines<float>, pair_cosines<double>, pair_cosines<BFloat16>, pair_cosines<Float16>},
+    {unit_row_gradient<float, float>, unit_row_gradient<double, float>, unit_row_gradient<BFloat16, float>,
+     unit_row_gradient<Float16, float>},
+    {unit_row_gradient<float, double>, unit_row_gradient<double, double>, unit_row_gradient<BFloat16, double>,
+     unit_row_gradient<Float16, double>},
 };
 
 }  // namespace tfc::cpu::TFC_TARGET

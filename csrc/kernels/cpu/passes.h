@@ -15,6 +15,8 @@
 #include <cstdint>
 
 #include "cosine_tile.h"
+#include "row_pairs.h"
+#include "unit_row_gradient.h"
 #include "unit_rows.h"
 
 namespace tfc::cpu {
@@ -82,8 +84,12 @@ struct ColumnPass {
   const int32_t* gates;  // null: no gates
   bool sums_are_double;
   ColumnTotals* totals;  // out: [strips]
-  int32_t* last_open;    // in/out: [width] step at which the unit was last open in a row; may be null
-  int32_t* last_shut;    // in/out: [width] step at which the unit was last shut in a row
+  // Sums of the unit rows of tensor 0 over each class are added to row `label` of class_sums, and what
+  // an addition rounds away to class_lost.
+  double* class_sums;  // in/out: [classes, width]; null: not wanted
+  double* class_lost;  // in/out: [classes, width]; may be null
+  int32_t* last_open;  // in/out: [width] step at which the unit was last open in a row; may be null
+  int32_t* last_shut;  // in/out: [width] step at which the unit was last shut in a row
   int32_t step;
 };
 // Strips first ... last - 1 of kStripUnits units.
@@ -107,6 +113,9 @@ struct Kernels {
   CountCosinesFunction<double> count_cosines_double;
   SumSquaresFunction<float> sum_squares_float;
   SumSquaresFunction<double> sum_squares_double;
+  PairCosinesFunction pair_cosines[kScalars];
+  UnitRowGradientFunction unit_row_gradient_float[kScalars];
+  UnitRowGradientFunction unit_row_gradient_double[kScalars];
 };
 
 }  // namespace tfc::cpu

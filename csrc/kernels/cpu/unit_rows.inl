@@ -11,6 +11,20 @@ void unit_scales(const UnitRows& rows, int64_t first, int64_t last, UnitScale* o
   }
 }
 
+// Sixteen entries of a row from `j` on, in double; those at `width` and beyond are zero.
+template <typename T>
+TFC_INLINE Doubles widened_entries(const T* row, int64_t j, int64_t width) {
+  T padded[kLanes];
+  const T* from = row + j;
+  if (width - j < kLanes) {
+    copy_some(padded, from, width - j);
+    from = padded;
+  }
+  Doubles out = zeros<Doubles>();
+  add_widened(out, Element<T>::read(from));
+  return out;
+}
+
 template <typename Out>
 struct PackOf;
 template <>
@@ -42,25 +56,11 @@ struct UnitRow {
 
   // Sixteen entries from `j` on; those at `width` and beyond are zero.
   TFC_INLINE Doubles entries(int64_t j, int64_t width) const {
-    Doubles out = zeros<Doubles>();
-    if (!x) return out;
-    const int64_t left = width - j;
-    T padded[kLanes];
-    const T* from = x + j;
-    if (left < kLanes) {
-      copy_some(padded, from, left);
-      from = padded;
-    }
-    add_widened(out, Element<T>::read(from));
+    if (!x) return zeros<Doubles>();
+    Doubles out = widened_entries(x, j, width);
     for (int i = 0; i < Doubles::kParts; ++i) out.part[i] = out.part[i] * pre * scale;
     if (!mean) return out;
-    double padded_mean[kLanes];
-    const double* centre = mean + j;
-    if (left < kLanes) {
-      copy_some(padded_mean, centre, left);
-      centre = padded_mean;
-    }
-    const Doubles shift = load<double, NativeDouble>(centre);
+    const Doubles shift = widened_entries(mean, j, width);
     for (int i = 0; i < Doubles::kParts; ++i) out.part[i] -= shift.part[i];
     return out;
   }

@@ -1,0 +1,205 @@
+"""Mean cosines over all pairs of all rows of a data set that comes in batches.
+
+The means follow from the sums of the unit rows of each class (see `means`), and sums of batches add
+up. So pairs of rows in different batches count, too, and no row is kept.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.distributed as distributed
+from torch import Tensor
+
+from tfc_fast import _extension  # noqa: F401  (registers the ops)
+from tfc_fast._inputs import Array, as_count, as_rows, group_labels
+from tfc_fast.similarity.means import CosineMeans, as_cosine_means
+
+__all__ = ["CosineAccumulator"]
+
+
+class CosineAccumulator:
+    """Exact mean cosines over all pairs of all rows given so far, in batches of any size.
+
+    The same as `mean_cosine` of all batches put together, and as exact. Sums are kept in float64
+    together with what each addition rounds away, so that ten million rows given one by one are as
+    good as in one call. Memory is `16 C d` bytes for C classes, whatever the number of rows. It can
+    be pickled and copied.
+
+    Args:
+        num_features: Entries of a row, d.
+        num_classes: Number of classes, C. Without it there are no labels, and `within` and
+            `between` are NaN.
+
+    Raises:
+        TypeError: `num_features` or `num_classes` is no integer.
+        ValueError: One of them is less than 1.
+
+    Example:
+        >>> import torch
+        >>> accumulator = CosineAccumulator(num_features=2, num_classes=2)
+        >>> accumulator.update(torch.tensor([[2.0, 0.0], [0.0, 3.0]]), torch.tensor([0, 1]))
+        >>> accumulator.update(torch.tensor([[1.0, 0.0]]), torch.tensor([0]))
+        >>> means = accumulator.compute()
+        >>> means.all.item(), means.within.item(), means.between.item(), int(means.n_rows)
+        (0.333..., 1.0, 0.0, 3)
+    """
+
+    def __init__(self, num_features: int, num_classes: int | None = None) -> None:
+        self.num_features = as_count(num_features, "num_features")
+        self.num_classes = None if num_classes is None else as_count(num_classes, "num_classes")
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all rows."""
+        classes = self.num_classes or 1
+        self._sums = torch.zeros(classes, self.num_features, dtype=torch.float64)
+        self._lost = torch.zeros_like(self._sums)  # what rounding took away from the sums
+        self._counts = torch.zeros(classes, 3, dtype=torch.int64)  # rows, zero, non-finite
+
+    def update(self, x: Array, labels: Array | None = None) -> None:
+        """Add a batch of rows. Wrong input changes nothing.
+
+        Args:
+            x: Rows, `[n, ...]`, flattened to `[n, num_features]`; float16, bfloat16, float32 or
+                float64, not necessarily the same each time; a tensor or a numpy array.
+            labels: Class of each row, integer, `[n]`; needed where `num_classes` was given.
+
+        Raises:
+            TypeError: `x` is no array of a supported float dtype, or `labels` are not integers.
+            ValueError: Rows have another length than `num_features`, labels are missing, not
+                wanted, not `[n]`, or outside `0 ... num_classes - 1`.
+        """
+        rows = as_rows(x, "x")
+        width = math.prod(rows.shape[1:])
+        if width != self.num_features:
+            raise ValueError(
+                f"x: wanted rows of {self.num_features} entries (num_features), got {width} (shape "
+                f"{list(rows.shape)})"
+            )
+        if self.num_classes is None and labels is not None:
+            raise ValueError(
+                "labels: given, but the accumulator has no classes; make it with num_classes="
+            )
+        if self.num_classes is not None and labels is None:
+            raise ValueError(
+                f"labels: missing; the accumulator was made with num_classes={self.num_classes} "
+                "and needs the class of each row"
+            )
+        order, class_ptr = group_labels(labels, self.num_classes, rows)
+        torch.ops.tfc_fast.add_unit_row_sums.default(
+            rows, order, class_ptr, self._sums, self._lost, self._counts
+        )
+
+    def compute(self) -> CosineMeans:
+        """Means over all pairs of different rows given so far.
+
+        Returns:
+            `CosineMeans` as of `mean_cosine`, of float64 and int64 tensors of no dimension.
+        """
+        return as_cosine_means(
+            torch.ops.tfc_fast.mean_cosine_of_sums.default(
+                self._sums, self._lost, self._counts, self.num_classes is not None
+            )
+        )
+
+    def merge(self, other: CosineAccumulator) -> None:
+        """Add all rows that `other` was given, by another worker for instance.
+
+        Raises:
+            TypeError: `other` is no CosineAccumulator.
+            ValueError: It has another `num_features` or `num_classes`.
+        """
+        if not isinstance(other, CosineAccumulator):
+            raise TypeError(f"other: wanted a CosineAccumulator, got {type(other).__name__}")
+        for name in ("num_features", "num_classes"):
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if mine != theirs:
+                raise ValueError(f"other: has {name}={theirs}, wanted {mine}")
+        # Knuth's two-sum: the error of the addition, exactly.
+        total = self._sums + other._sums
+        added = total - self._sums
+        error = (self._sums - (total - added)) + (other._sums - added)
+        self._lost = self._lost + other._lost + error
+        self._sums = total
+        self._counts = self._counts + other._counts
+
+    def all_reduce(self, group: distributed.ProcessGroup | None = None) -> CosineAccumulator:
+        """All rows that all processes were given, as a new accumulator on each of them.
+
+        This one stays as it is, so that every process can go on with its own share of the data and
+        do this again. Every process of the group must call it.
+
+        Args:
+            group: Process group of torch.distributed that reduces CPU tensors (gloo; beside NCCL:
+                `init_process_group("cpu:gloo,cuda:nccl")`). Default: all processes.
+
+        Returns:
+            A CosineAccumulator; its means are those of the rows of all processes put together.
+
+        Raises:
+            RuntimeError: torch.distributed is not initialised.
+            ValueError: The processes have accumulators of different `num_features` or
+            `num_classes`.
+        """
+        if not (distributed.is_available() and distributed.is_initialized()):
+            raise RuntimeError(
+                "all_reduce: torch.distributed is not initialised; call "
+                "torch.distributed.init_process_group() before, or use compute() in one process"
+            )
+        sizes = torch.tensor([self.num_features, self.num_classes or 0])
+        largest = torch.cat([sizes, -sizes])
+        distributed.all_reduce(largest, distributed.ReduceOp.MAX, group=group)
+        if not torch.equal(largest[:2], -largest[2:]):
+            raise ValueError(
+                f"all_reduce: this process has num_features={self.num_features} and "
+                f"num_classes={self.num_classes}, another one has others; make them alike"
+            )
+        whole = CosineAccumulator(self.num_features, self.num_classes)
+        for name in ("_sums", "_lost", "_counts"):
+            total = getattr(self, name).clone()
+            distributed.all_reduce(total, group=group)
+            setattr(whole, name, total)
+        return whole
+
+    def state_dict(self) -> dict[str, Any]:
+        """Copies of all it holds: numbers and CPU tensors, as `torch.save` takes them."""
+        return {
+            "num_features": self.num_features,
+            "num_classes": self.num_classes,
+            "sums": self._sums.clone(),
+            "lost": self._lost.clone(),
+            "counts": self._counts.clone(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` gave, instead of what is held now.
+
+        Wrong input changes nothing.
+
+        Raises:
+            ValueError: `state` lacks an entry, or is that of an accumulator of another
+                `num_features` or `num_classes`.
+        """
+        own = self.state_dict()
+        if missing := sorted(own.keys() - state.keys()):
+            raise ValueError(f"state: lacks {', '.join(missing)}; pass what state_dict() returned")
+        for name, mine in own.items():
+            given = state[name]
+            if not isinstance(mine, Tensor):
+                if given != mine:
+                    raise ValueError(f"state: has {name}={given}, wanted {mine}")
+            elif (
+                not isinstance(given, Tensor)
+                or given.dtype != mine.dtype
+                or given.shape != mine.shape
+            ):
+                raise ValueError(
+                    f"state: {name} must be a tensor of {mine.dtype} and shape {list(mine.shape)}"
+                )
+        self._sums, self._lost, self._counts = (
+            state[name].detach().to("cpu", copy=True).contiguous()
+            for name in ("sums", "lost", "counts")
+        )
