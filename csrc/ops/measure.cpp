@@ -67,6 +67,12 @@ Grouping optional_grouping(const std::optional<at::Tensor>& order, const std::op
   return groups;
 }
 
+c10::SymInt row_width(const at::Tensor& x) {
+  c10::SymInt width = 1;
+  for (int64_t i = 1; i < x.dim(); ++i) width *= x.sym_size(i);
+  return width;
+}
+
 at::Tensor as_rows(const at::Tensor& x) {
   if (x.dim() == 2 && x.stride(1) == 1) return x;  // the common case, without the price of a view
   const int64_t rows = x.size(0);
@@ -202,6 +208,7 @@ BatchSums run(cpu::Job job, const at::Tensor& feature, const at::Tensor& gradien
   column_pass.last_open = units.last_open;
   column_pass.last_shut = units.last_shut;
   column_pass.step = units.step;
+  column_pass.open_rows = units.open_rows;
   const int64_t elements_per_strip = std::max<int64_t>(1, num_segments * std::min(width, cpu::kStripUnits));
   at::parallel_for(0, num_strips, std::max<int64_t>(1, kElementsPerThread / elements_per_strip),
                    [&](int64_t first, int64_t last) { kernels.column_pass(column_pass, first, last); });

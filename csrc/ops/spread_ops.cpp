@@ -168,7 +168,7 @@ class ColumnProducts {
 
   // Adds up |C|^2 over the classes into `within`, and that of the sum of all C into `all`.
   void operator()(int64_t index, double& within, double& all) {
-    const Tile<Real> tile = grid_.tile<Real>(index);
+    const Tile<Real> tile{grid_.place(index), nullptr, 0};
     // Off the diagonal a tile stands for its mirror image too.
     const double weight = tile.row == tile.column ? 1 : 2;
     const int64_t used = rounded_up(tile.rows, cpu::kPanelStep) * grid_.width();

@@ -3,6 +3,7 @@
 #include "simd.h"
 
 #include "column_pass.inl"
+#include "gates.inl"
 #include "row_pass.inl"
 #include "unit_rows.inl"
 
@@ -39,6 +40,7 @@ const Kernels kernels = {
     count_cosines<double>,
     sum_squares<float>,
     sum_squares<double>,
+    kGateKernels,
 };
 
 }  // namespace tfc::cpu::TFC_TARGET

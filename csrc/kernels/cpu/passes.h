@@ -15,6 +15,7 @@
 #include <cstdint>
 
 #include "cosine_tile.h"
+#include "gates.h"
 #include "unit_rows.h"
 
 namespace tfc::cpu {
@@ -85,6 +86,7 @@ struct ColumnPass {
   int32_t* last_open;    // in/out: [width] step at which the unit was last open in a row; may be null
   int32_t* last_shut;    // in/out: [width] step at which the unit was last shut in a row
   int32_t step;
+  int32_t* open_rows;  // out: [width] rows in which the unit is open; may be null
 };
 // Strips first ... last - 1 of kStripUnits units.
 using ColumnPassFunction = void (*)(const ColumnPass&, int64_t first, int64_t last);
@@ -107,6 +109,7 @@ struct Kernels {
   CountCosinesFunction<double> count_cosines_double;
   SumSquaresFunction<float> sum_squares_float;
   SumSquaresFunction<double> sum_squares_double;
+  GateKernels gates;
 };
 
 }  // namespace tfc::cpu
