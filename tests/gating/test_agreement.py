@@ -71,12 +71,24 @@ def test_around_whole_tiles(
     instruction_set: str,
 ) -> None:
     use_instruction_set(instruction_set)
-    for m in (n, int(rng.choice(SIZES))):
-        # 31 and 32 words, where byte counters are full; 128 and 129, where a row is cut.
-        d = int(rng.choice([130, 1920, 1984, 1985, 2050, 8192, 8193]))
-        gates = torch.from_numpy(rng.integers(0, 2, (n + m, d), dtype=np.int8)).float()
-        check(gates[:n])
-        check(gates[:n], gates[n:])
+    m, d = int(rng.choice(SIZES)), int(rng.choice([1, 65, 130]))
+    check(random_features(rng, n, d, torch.float32))
+    check(random_features(rng, n, d, torch.float32), random_features(rng, m, d, torch.float32))
+
+
+# 31 words, after which byte counters are full; 128, after which a row is cut.
+@pytest.mark.parametrize("d", [1920, 1984, 1985, 3969, 8192, 8193, 20_000])
+@pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
+def test_long_rows(
+    rng: np.random.Generator,
+    use_instruction_set: Callable[[str], None],
+    instruction_set: str,
+    d: int,
+) -> None:
+    use_instruction_set(instruction_set)
+    x = random_features(rng, 21, d, torch.float32)
+    check(x)
+    check(x, x[:5])
 
 
 @pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
