@@ -34,17 +34,17 @@ struct Sign<Float16> {
 
 #if TFC_VECTOR_BYTES == 64
 
-TFC_INLINE uint64_t open_bits(const int16_t* from, int16_t infinity) {
+TFC_INLINE uint64_t open_bits(const char* from, int16_t infinity) {
   const __m512i x = _mm512_loadu_si512(from);
   const __mmask32 positive = _mm512_cmpgt_epi16_mask(x, _mm512_setzero_si512());
   return _mm512_mask_cmple_epi16_mask(positive, x, _mm512_set1_epi16(infinity));
 }
-TFC_INLINE uint64_t open_bits(const int32_t* from, int32_t infinity) {
+TFC_INLINE uint64_t open_bits(const char* from, int32_t infinity) {
   const __m512i x = _mm512_loadu_si512(from);
   const __mmask16 positive = _mm512_cmpgt_epi32_mask(x, _mm512_setzero_si512());
   return _mm512_mask_cmple_epi32_mask(positive, x, _mm512_set1_epi32(infinity));
 }
-TFC_INLINE uint64_t open_bits(const int64_t* from, int64_t infinity) {
+TFC_INLINE uint64_t open_bits(const char* from, int64_t infinity) {
   const __m512i x = _mm512_loadu_si512(from);
   const __mmask8 positive = _mm512_cmpgt_epi64_mask(x, _mm512_setzero_si512());
   return _mm512_mask_cmple_epi64_mask(positive, x, _mm512_set1_epi64(infinity));
@@ -56,21 +56,21 @@ constexpr int kBitsAtOnce = TFC_VECTOR_BYTES / sizeof(Whole);
 
 // -1 in lanes of open units, else 0.
 template <typename Whole>
-TFC_INLINE auto open_lanes(const Whole* from, Whole infinity) {
+TFC_INLINE auto open_lanes(const char* from, Whole infinity) {
   typedef Whole Native __attribute__((vector_size(TFC_VECTOR_BYTES)));
   Native x;
   std::memcpy(&x, from, sizeof(x));
   return (x > 0) & (x <= Native{} + infinity);
 }
 
-TFC_INLINE uint64_t open_bits(const int32_t* from, int32_t infinity) {
+TFC_INLINE uint64_t open_bits(const char* from, int32_t infinity) {
 #if TFC_VECTOR_BYTES == 32
   return (uint32_t)_mm256_movemask_ps((__m256)open_lanes(from, infinity));
 #else
   return (uint32_t)_mm_movemask_ps((__m128)open_lanes(from, infinity));
 #endif
 }
-TFC_INLINE uint64_t open_bits(const int64_t* from, int64_t infinity) {
+TFC_INLINE uint64_t open_bits(const char* from, int64_t infinity) {
 #if TFC_VECTOR_BYTES == 32
   return (uint32_t)_mm256_movemask_pd((__m256d)open_lanes(from, infinity));
 #else
@@ -78,9 +78,9 @@ TFC_INLINE uint64_t open_bits(const int64_t* from, int64_t infinity) {
 #endif
 }
 // Two vectors: their lanes become bytes.
-TFC_INLINE uint64_t open_bits(const int16_t* from, int16_t infinity) {
+TFC_INLINE uint64_t open_bits(const char* from, int16_t infinity) {
   const auto low = open_lanes(from, infinity);
-  const auto high = open_lanes(from + TFC_VECTOR_BYTES / 2, infinity);
+  const auto high = open_lanes(from + TFC_VECTOR_BYTES, infinity);
 #if TFC_VECTOR_BYTES == 32
   const __m256i mixed = _mm256_packs_epi16((__m256i)low, (__m256i)high);
   return (uint32_t)_mm256_movemask_epi8(_mm256_permute4x64_epi64(mixed, 0xd8));
@@ -94,8 +94,10 @@ constexpr int kBitsAtOnce = sizeof(Whole) == 2 ? TFC_VECTOR_BYTES : TFC_VECTOR_B
 #else
 
 template <typename Whole>
-TFC_INLINE uint64_t open_bits(const Whole* from, Whole infinity) {
-  return *from > 0 && *from <= infinity;
+TFC_INLINE uint64_t open_bits(const char* from, Whole infinity) {
+  Whole bits;
+  std::memcpy(&bits, from, sizeof(bits));
+  return bits > 0 && bits <= infinity;
 }
 template <typename Whole>
 constexpr int kBitsAtOnce = 1;
@@ -108,9 +110,7 @@ TFC_INLINE uint64_t packed_word(const T* from) {
   constexpr int kStep = kBitsAtOnce<Whole>;
   uint64_t word = 0;
   for (int j = 0; j < kWordUnits; j += kStep) {
-    Whole bits[kStep];
-    std::memcpy(bits, from + j, sizeof(bits));
-    word |= open_bits(bits, Sign<T>::kInfinity) << j;
+    word |= open_bits((const char*)(from + j), Sign<T>::kInfinity) << j;
   }
   return word;
 }
@@ -201,7 +201,10 @@ TFC_INLINE void add_block(const uint64_t* left, const uint64_t* panel, int64_t w
   Ones ones[kBlockRows][kGroup] = {};
   for (int64_t w = first; w < last; ++w) {
     NativeWords right[kGroup];
-    std::memcpy(right, panel + w * kPanelStep, sizeof(right));
+    // Vector by vector: a copy of the whole array goes through memory.
+    for (int v = 0; v < kGroup; ++v) {
+      std::memcpy(&right[v], panel + w * kPanelStep + v * kVectorRows, sizeof(right[v]));
+    }
     for (int i = 0; i < kBlockRows; ++i) {
       const NativeWords word = NativeWords{} + left[i * words + w];
       for (int v = 0; v < kGroup; ++v) ones[i][v].add(word ^ right[v]);
