@@ -30,6 +30,12 @@ def random_labels(rng: np.random.Generator, n: int, num_classes: int = 5) -> Ten
     return torch.from_numpy(rng.integers(0, num_classes, n))
 
 
+def random_features(rng: np.random.Generator, n: int, d: int, dtype: torch.dtype) -> Tensor:
+    """Units of which some are dead, some always on, and the others anything in between."""
+    bias = rng.choice([-100.0, 100.0, *rng.standard_normal(8)], d)
+    return torch.from_numpy(rng.standard_normal((n, d)) + bias).relu().to(dtype)
+
+
 def check_mean_cosine(
     x: Array, labels: Array | None = None, *, num_classes: int | None = None
 ) -> CosineMeans:

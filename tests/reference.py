@@ -217,6 +217,76 @@ def gate_stats(features: Array, labels: Array | None = None) -> GateStats:
     return gates.stats()
 
 
+def pack_gates(features: Array) -> npt.NDArray[np.int64]:
+    """Bit j % 64 of word j // 64 says whether unit j is open."""
+    is_open = _as_float64(features) > 0
+    rows, width = is_open.shape
+    words = np.zeros((rows, -(-width // 64)), np.uint64)
+    for j in range(width):
+        words[:, j // 64] |= is_open[:, j].astype(np.uint64) << np.uint64(j % 64)
+    return words.view(np.int64)
+
+
+def agreement_matrix(features: Array, y: Array | None = None, metric: str = "hamming") -> Floats:
+    """Share of units in the same state, or of those open in either row that are so in both."""
+    left = _as_float64(features) > 0
+    right = left if y is None else _as_float64(y) > 0
+    in_both, in_none = _open_in_both(left, right), _open_in_both(~left, ~right)
+    width = left.shape[1]
+    with np.errstate(invalid="ignore"):  # 0 / 0 is NaN
+        if metric == "hamming":
+            return (in_both + in_none) / np.float64(width)
+        return in_both / (width - in_none)
+
+
+def agreement_histogram(
+    features: Array, labels: Array | None = None
+) -> dict[str, npt.NDArray[np.int64]]:
+    """Pairs of rows that agree in 0, 1, ... d units."""
+    is_open = _as_float64(features) > 0
+    rows, width = is_open.shape
+    agreeing = (_open_in_both(is_open, is_open) + _open_in_both(~is_open, ~is_open)).astype(int)
+    pairs = _pairs(labels, np.ones(rows, np.bool_))
+    return {kind: np.bincount(agreeing[mask], minlength=width + 1) for kind, mask in pairs.items()}
+
+
+class UnitActivity:
+    """Remembers in which updates each unit was open in how many rows."""
+
+    def __init__(self, num_units: int, window: int) -> None:
+        self.window = window
+        self.open_rows: list[list[int]] = [[] for _ in range(num_units)]
+        self.n_rows = 0
+
+    def update(self, features: Array) -> None:
+        is_open = _as_float64(features) > 0
+        self.n_rows += len(is_open)
+        for unit, gates in zip(self.open_rows, is_open.T, strict=True):
+            unit.append(int(gates.sum()))
+
+    @property
+    def active_rate(self) -> list[float]:
+        return [float(_fraction(sum(unit), self.n_rows)) for unit in self.open_rows]
+
+    @property
+    def last_active(self) -> list[int]:
+        return [max([t for t, k in enumerate(unit, 1) if k], default=0) for unit in self.open_rows]
+
+    @property
+    def dead_window(self) -> list[bool]:
+        return [not any(unit[-self.window :]) for unit in self.open_rows]
+
+    @property
+    def revived(self) -> list[int]:
+        return [
+            sum(
+                unit[t] > 0 and t >= self.window and not any(unit[t - self.window : t])
+                for t in range(len(unit))
+            )
+            for unit in self.open_rows
+        ]
+
+
 def site_record(
     features: Array | Sequence[Array],
     grads: Array | Sequence[Array],
@@ -296,6 +366,11 @@ def _as_float64(x: Array) -> Floats:
     return np.asarray(x, np.float64).reshape(len(x), math.prod(x.shape[1:]))
 
 
+def _open_in_both(left: Mask, right: Mask) -> Floats:
+    # Whole numbers below 2^53, so float64 holds them exactly, and its product is the fast one.
+    return left.astype(np.float64) @ right.T.astype(np.float64)
+
+
 def _pairs(labels: Array | None, chosen: Mask) -> dict[str, Mask]:
     """The pairs of different chosen rows, each once, as masks over the matrix of pairs."""
     rows = int(chosen.sum())
@@ -353,9 +428,7 @@ class _Gates:
         self.open += int(is_open.sum())
         self.open_in_some = self.open_in_some | is_open.any(axis=0)
         self.open_in_all = self.open_in_all & is_open.all(axis=0)
-        # Whole numbers below 2^53, so float64 holds them exactly, and its product is the fast one.
-        opened, closed = is_open.astype(np.float64), (~is_open).astype(np.float64)
-        agreeing_units = opened @ opened.T + closed @ closed.T
+        agreeing_units = _open_in_both(is_open, is_open) + _open_in_both(~is_open, ~is_open)
         for kind, mask in _pairs(labels, np.ones(rows, np.bool_)).items():
             self.agreeing[kind] += int(agreeing_units[mask].sum())
             self.compared[kind] += int(mask.sum()) * width

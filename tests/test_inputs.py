@@ -13,6 +13,7 @@ import torch
 from checks import CHECKS, DTYPES, assert_same_bits, check_gate_stats, check_mean_cosine
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from strategies import laid_out_tensors, optional_labels
 from torch import Tensor
 
 from tfc_fast.gating import gate_stats
@@ -150,38 +151,11 @@ def test_label_layouts(rng: np.random.Generator, check: Callable[..., Any]) -> N
     check(x, torch.tensor([2]).expand(20))
 
 
-@st.composite
-def laid_out_tensors(draw: st.DrawFn) -> Tensor:
-    """Tensors of up to four dimensions: sliced, with steps, permuted, expanded, of odd values."""
-    sizes = draw(st.lists(st.integers(0, 7), min_size=1, max_size=4))
-    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
-    dtype = draw(st.sampled_from(DTYPES))
-    steps = [draw(st.integers(1, 3)) for _ in sizes]
-    starts = [draw(st.integers(0, 2)) for _ in sizes]
-    whole = [start + size * step for start, size, step in zip(starts, sizes, steps, strict=True)]
-    values = torch.from_numpy(rng.standard_normal(whole) * 10.0 ** rng.integers(-40, 30, whole))
-    odd = draw(st.sampled_from([0.0, 0.1, 0.9]))
-    special = torch.tensor([0.0, -0.0, np.nan, np.inf, -np.inf, 1e-45, 65504.0, 1.0])
-    chosen = special[torch.from_numpy(rng.integers(0, len(special), whole))]
-    x = torch.where(torch.from_numpy(rng.random(whole) < odd), chosen.double(), values).to(dtype)
-    x = x[tuple(slice(a, None, step) for a, step in zip(starts, steps, strict=True))]
-    x = x.permute(draw(st.permutations(range(x.dim()))))
-    for dim in range(x.dim()):
-        if x.shape[dim] > 0 and draw(st.integers(0, 5)) == 0:
-            x = x.narrow(dim, 0, 1).expand(*x.shape)
-    return x
-
-
 @settings(max_examples=250, deadline=None)
 @given(x=laid_out_tensors(), data=st.data())
 def test_any_shape_strides_dtype_and_labels(x: Tensor, data: st.DataObject) -> None:
-    labels = num_classes = None
-    if data.draw(st.booleans(), label="labelled"):
-        labels = torch.tensor(
-            data.draw(st.lists(st.integers(0, 4), min_size=len(x), max_size=len(x))),
-            dtype=data.draw(st.sampled_from([torch.uint8, torch.int32, torch.int64])),
-        )
-        num_classes = data.draw(st.sampled_from([None, 5, 9]))
+    labels = data.draw(optional_labels(len(x)), label="labels")
+    num_classes = None if labels is None else data.draw(st.sampled_from([None, 5, 9]))
     check_mean_cosine(x, labels, num_classes=num_classes)
     check_gate_stats(x, labels, num_classes=num_classes)
 

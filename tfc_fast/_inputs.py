@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import TypeAlias
 
@@ -50,11 +51,46 @@ def as_rows(value: object, name: str, *, differentiable: bool = False) -> Tensor
         )
     if x.dim() == 0:
         raise ValueError(f"{name}: wanted at least one dimension (rows), got a scalar")
+    _check_device(x, name)
+    return x
+
+
+def as_output(out: object) -> Tensor:
+    """A tensor on the memory of `out`, to write a result to."""
+    if isinstance(out, Tensor):
+        if out.requires_grad:
+            raise ValueError("out: requires grad, but is written into; pass out.detach()")
+        return out
+    if isinstance(out, np.ndarray):
+        if not out.flags.writeable:
+            raise ValueError("out: the numpy array is read-only")
+        shared = as_tensor(out, "out")
+        if out.size and shared.data_ptr() != out.ctypes.data:
+            raise ValueError(
+                f"out: torch cannot write to a numpy array of strides {out.strides} and dtype "
+                f"{out.dtype.str}; use one of native byte order and positive strides"
+            )
+        return shared
+    raise TypeError(f"out: wanted a torch.Tensor or numpy.ndarray, got {type(out).__name__}")
+
+
+def as_count(value: object, name: str, least: int = 1, most: int | None = None) -> int:
+    """`value` as an int in `least ... most`."""
+    if isinstance(value, (bool, np.bool_)) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name}: wanted an int, got {type(value).__name__}")
+    count = int(value)
+    if most is not None and not least <= count <= most:
+        raise ValueError(f"{name}: wanted {least} ... {most}, got {count}")
+    if count < least:
+        raise ValueError(f"{name}: wanted at least {least}, got {count}")
+    return count
+
+
+def _check_device(x: Tensor, name: str) -> None:
     if x.device.type not in ("cpu", "meta"):
         raise ValueError(
             f"{name}: is on {x.device}, but this build computes on the CPU only; pass {name}.cpu()"
         )
-    return x
 
 
 def _check_dense(x: Tensor, name: str) -> None:
@@ -64,14 +100,37 @@ def _check_dense(x: Tensor, name: str) -> None:
         raise TypeError(f"{name}: wanted a dense tensor, got a nested one; use .to_padded_tensor()")
 
 
-def as_count(value: object, name: str) -> int:
-    """An int of at least 1."""
-    if isinstance(value, (bool, np.bool_)) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name}: wanted an int, got {type(value).__name__}")
-    count = int(value)
-    if count < 1:
-        raise ValueError(f"{name}: wanted at least 1, got {count}")
-    return count
+def as_packed_gates(value: object, name: str, num_units: int | None) -> tuple[Tensor, int]:
+    """Packed gates int64 `[n, words]` as they are, or those of features `[n, ...]`.
+
+    Returns:
+        The packed gates, and the number of units.
+    """
+    x = as_tensor(value, name)
+    if x.dtype != torch.int64:
+        rows = as_rows(x, name)
+        units = math.prod(rows.shape[1:])
+        if num_units is not None and as_count(num_units, "num_units", 0) != units:
+            raise ValueError(
+                f"num_units: got {num_units}, but the rows of {name} have {units} values"
+            )
+        packed: Tensor = torch.ops.tfc_fast.pack_gates.default(rows)
+        return packed, units
+    _check_dense(x, name)
+    _check_device(x, name)
+    if num_units is None:
+        raise ValueError(
+            f"num_units: needed, since {name} is int64, that is, packed gates; pass the number of "
+            "values in a row of the features that were packed"
+        )
+    units = as_count(num_units, "num_units", 0)
+    words = (units + 63) // 64
+    if x.dim() != 2 or x.shape[1] != words:
+        raise ValueError(
+            f"{name}: wanted packed gates of shape [n, {words}] for num_units={units}, got shape "
+            f"{list(x.shape)}"
+        )
+    return x, units
 
 
 def group_labels(

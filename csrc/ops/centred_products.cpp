@@ -84,7 +84,7 @@ class PackedRows {
   }
 
   // The products of the units of a tile, summed over the rows.
-  void multiply(const Tile<Real>& tile, int64_t out_stride, Real* out) const {
+  void multiply(const TilePlace& tile, int64_t out_stride, Real* out) const {
     const int64_t height = rounded_up(tile.rows, cpu::kPanelStep);
     const int64_t width = rounded_up(tile.columns, cpu::kPanelStep);
     const Real* left = left_.data() + tile.row * left_stride_;
@@ -129,7 +129,7 @@ class ColumnProducts {
       for (int64_t row = begin; row < end; row += packed.most()) {
         const int64_t until = std::min(end, row + packed.most());
         packed.pack(row, until);
-        for_each([&](const Tile<Real>& tile) {
+        for_each([&](const TilePlace& tile) {
           Real* product = products_.data() + place(tile);
           packed.multiply(tile, grid_.width(), product);
           if (row == begin && until == end) {
@@ -143,7 +143,7 @@ class ColumnProducts {
         });
       }
     }
-    for_each([&](const Tile<Real>& tile) {
+    for_each([&](const TilePlace& tile) {
       const int64_t i = tile.index;
       sums.between[i] = one_class() ? sums.within[i] : squares(tile, of_all_.data() + place(tile));
     });
@@ -164,28 +164,28 @@ class ColumnProducts {
   void for_each(const Work& work) {
     // Two tasks are run inside a parallel region even if the second is empty.
     at::parallel_for(0, std::max<int64_t>(2, count_), 1, [&](int64_t from, int64_t to) {
-      for (int64_t i = from; i < std::min(to, count_); ++i) work(grid_.tile<Real>(first_ + i));
+      for (int64_t i = from; i < std::min(to, count_); ++i) work(grid_.place(first_ + i));
     });
   }
 
-  int64_t place(const Tile<Real>& tile) const { return (tile.index - first_) * entries(); }
-  int64_t used(const Tile<Real>& tile) const { return tile.rows * grid_.width(); }
+  int64_t place(const TilePlace& tile) const { return (tile.index - first_) * entries(); }
+  int64_t used(const TilePlace& tile) const { return tile.rows * grid_.width(); }
 
   template <typename Value>
-  void add(const Tile<Real>& tile, const Value* values, double* total) const {
+  void add(const TilePlace& tile, const Value* values, double* total) const {
     const int64_t count = used(tile);
 #pragma omp simd
     for (int64_t i = 0; i < count; ++i) total[i] += static_cast<double>(values[i]);
   }
 
   template <typename Value>
-  void add_class(const Tile<Real>& tile, const Value* of_class, TileSums& sums) {
+  void add_class(const TilePlace& tile, const Value* of_class, TileSums& sums) {
     sums.within[tile.index] += squares(tile, of_class);
     if (!one_class()) add(tile, of_class, of_all_.data() + place(tile));
   }
 
   template <typename Value>
-  double squares(const Tile<Real>& tile, const Value* values) const {
+  double squares(const TilePlace& tile, const Value* values) const {
     double total = 0;
     for (int64_t i = 0; i < tile.rows; ++i) {
       total += sum_squares<Value>()(values + i * grid_.width(), tile.columns, 0);

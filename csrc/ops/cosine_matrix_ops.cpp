@@ -1,11 +1,11 @@
 // The matrix of cosines of two batches of rows, or of one with itself.
-#include <ATen/MemoryOverlap.h>
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
 #include <algorithm>
 
 #include "../kernels/cpu/dispatch.h"
+#include "output.h"
 #include "tiles.h"
 
 namespace tfc::ops {
@@ -31,24 +31,7 @@ void check_sides(const at::Tensor& x, const std::optional<at::Tensor>& y) {
 }
 
 void check_out(const at::Tensor& x, const std::optional<at::Tensor>& y, const at::Tensor& out) {
-  TORCH_CHECK_TYPE(out.scalar_type() == result_type(x), kOp, ": out must be ", result_type(x), " for x of ",
-                   x.scalar_type(), ", got ", out.scalar_type());
-  TORCH_CHECK_VALUE(out.device() == x.device(), kOp, ": out must be on the device of x, ", x.device(),
-                    ", got ", out.device());
-  const c10::SymInt columns = y ? y->sym_size(0) : x.sym_size(0);
-  TORCH_CHECK_VALUE(out.dim() == 2 && out.sym_size(0) == x.sym_size(0) && out.sym_size(1) == columns, kOp,
-                    ": out must have shape [", x.sym_size(0), ", ", columns, "], got ", out.sym_sizes());
-}
-
-void check_memory(const at::Tensor& x, const std::optional<at::Tensor>& y, const at::Tensor& out) {
-  TORCH_CHECK_VALUE(at::has_internal_overlap(out) != at::MemOverlap::Yes, kOp,
-                    ": several entries of out share memory (an expanded tensor?); pass out.clone()");
-  const auto apart = [&](const at::Tensor& input) {
-    const auto status = at::get_overlap_status(out, input);
-    return status != at::MemOverlapStatus::Partial && status != at::MemOverlapStatus::Full;
-  };
-  TORCH_CHECK_VALUE(apart(x), kOp, ": out shares memory with x");
-  TORCH_CHECK_VALUE(!y || apart(*y), kOp, ": out shares memory with y");
+  check_output(kOp, out, result_type(x), x, y ? *y : x);
 }
 
 // Writes the tiles of one thread to where they belong.
@@ -144,7 +127,8 @@ void cosine_matrix_out_meta(const at::Tensor& x, const std::optional<at::Tensor>
 void cosine_matrix_out_cpu(const at::Tensor& x, const std::optional<at::Tensor>& y, const at::Tensor& out) {
   check_sides(x, y);
   check_out(x, y, out);
-  check_memory(x, y, out);
+  check_memory(kOp, out, x, "x");
+  if (y) check_memory(kOp, out, *y, "y");
   compute(x, y, out);
 }
 

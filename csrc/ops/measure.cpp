@@ -213,6 +213,7 @@ BatchSums run(cpu::Job job, const at::Tensor& feature, const at::Tensor& gradien
     column_pass.class_sums = class_sums->sums;
     column_pass.class_lost = class_sums->lost;
   }
+  column_pass.open_rows = units.open_rows;
   const int64_t elements_per_strip = std::max<int64_t>(1, num_segments * std::min(width, cpu::kStripUnits));
   at::parallel_for(0, num_strips, std::max<int64_t>(1, kElementsPerThread / elements_per_strip),
                    [&](int64_t first, int64_t last) { kernels.column_pass(column_pass, first, last); });

@@ -43,17 +43,21 @@ void group_labels_into(const at::Tensor& labels, int64_t num_classes, const at::
 // Entries of a row of [n, ...].
 c10::SymInt row_width(const at::Tensor& x);
 
+// Entries of a row of [n, ...], known also where n is 0.
+c10::SymInt row_width(const at::Tensor& x);
+
 // [n, ...] -> [n, d] whose rows are contiguous; copies only where the rows are not.
 at::Tensor as_rows(const at::Tensor& x);
 
 // Elements that are worth a thread of their own; ATen's own elementwise kernels use twice as many.
 constexpr int64_t kElementsPerThread = 16384;
 
-// Where the units of a site keep the step at which they were last open and last shut.
+// What is kept of each unit: the step at which it was last open and last shut, in how many rows it is open.
 struct UnitHistory {
   int32_t* last_open = nullptr;  // [width]
   int32_t* last_shut = nullptr;  // [width]
   int32_t step = 0;
+  int32_t* open_rows = nullptr;  // [width]
 };
 
 // One batch of rows. `gradient` for jobs kPair and kReluBackward, `grad_in` for kReluBackward; all

@@ -31,8 +31,7 @@ TileGrid::TileGrid(int64_t rows, int64_t columns, bool triangle)
 
 int64_t TileGrid::count() const { return triangle_ ? down_ * (down_ + 1) / 2 : down_ * across_; }
 
-template <typename Real>
-Tile<Real> TileGrid::tile(int64_t index) const {
+TilePlace TileGrid::place(int64_t index) const {
   int64_t down = 0;
   int64_t across = 0;
   if (triangle_) {
@@ -49,8 +48,7 @@ Tile<Real> TileGrid::tile(int64_t index) const {
   }
   const int64_t row = down * height_;
   const int64_t column = across * width_;
-  return {index,   row, std::min(height_, rows_ - row), column, std::min(width_, columns_ - column),
-          nullptr, 0};
+  return {index, row, std::min(height_, rows_ - row), column, std::min(width_, columns_ - column)};
 }
 
 template <typename Real>
@@ -76,9 +74,7 @@ TileProduct<Real>::TileProduct(const UnitRows& left, const UnitRows& right, cons
 
 template <typename Real>
 Tile<Real> TileProduct<Real>::operator()(int64_t index) {
-  Tile<Real> tile = grid_.tile<Real>(index);
-  tile.cosines = cosines_;
-  tile.stride = stride_;
+  const Tile<Real> tile{grid_.place(index), cosines_, stride_};
   const int64_t width = left_.kernel.width;
   if (total_.empty()) {
     multiply(tile, 0, width);
@@ -120,8 +116,6 @@ bool product_is_serial<double>() {
   return false;
 }
 
-template Tile<float> TileGrid::tile<float>(int64_t) const;
-template Tile<double> TileGrid::tile<double>(int64_t) const;
 template class TileProduct<float>;
 template class TileProduct<double>;
 

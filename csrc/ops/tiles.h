@@ -14,12 +14,15 @@
 
 namespace tfc::ops {
 
-// Cosines of left rows `row` ... `row + rows - 1` with right rows `column` ..., in positions of the order.
-template <typename Real>
-struct Tile {
+// Left rows `row` ... `row + rows - 1` with right rows `column` ..., in positions of the order.
+struct TilePlace {
   int64_t index;  // of all tiles, in a fixed order
   int64_t row, rows;
   int64_t column, columns;
+};
+
+template <typename Real>
+struct Tile : TilePlace {
   Real* cosines;  // row after row, `stride` apart; free to be written to
   int64_t stride;
 };
@@ -31,9 +34,7 @@ class TileGrid {
   int64_t count() const;
   int64_t height() const { return height_; }
   int64_t width() const { return width_; }
-  // Tile number `index`, without its cosines.
-  template <typename Real>
-  Tile<Real> tile(int64_t index) const;
+  TilePlace place(int64_t index) const;
 
  private:
   int64_t rows_, columns_;

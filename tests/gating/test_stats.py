@@ -12,17 +12,12 @@ from checks import (
     LARGE_SHAPES,
     SHAPES,
     check_gate_stats,
+    random_features,
     random_labels,
 )
 from torch import Tensor
 
 from tfc_fast.gating import gate_stats
-
-
-def random_features(rng: np.random.Generator, n: int, d: int, dtype: torch.dtype) -> Tensor:
-    """Units of which some are dead, some always on, and the others anything in between."""
-    bias = rng.choice([-100.0, 100.0, *rng.standard_normal(8)], d)
-    return torch.from_numpy(rng.standard_normal((n, d)) + bias).relu().to(dtype)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

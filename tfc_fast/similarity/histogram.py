@@ -7,27 +7,21 @@ are visited class by class, so that the pairs of one class are neighbours.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from tfc_fast import _extension  # noqa: F401  (registers the ops)
-from tfc_fast._inputs import Array, as_rows, group_labels
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from tfc_fast._histogram import Kind, PairHistogram, by_kind, checked_shares
+from tfc_fast._inputs import Array, as_count, as_rows, group_labels
 
 __all__ = ["CosineHistogram", "cosine_histogram"]
 
-Kind: TypeAlias = Literal["all", "within", "between"]
-KINDS: tuple[Kind, ...] = ("all", "within", "between")
 MOST_BINS = 2**16
 
 
 @dataclass(frozen=True)
-class CosineHistogram:
+class CosineHistogram(PairHistogram):
     """Counts of pairs of rows by their cosine.
 
     Attributes:
@@ -41,9 +35,6 @@ class CosineHistogram:
         n_nonfinite: Rows left out because they hold a NaN or Inf.
     """
 
-    all: Array
-    within: Array
-    between: Array
     edges: Array
     n_rows: int
     n_zero: int
@@ -61,9 +52,7 @@ class CosineHistogram:
         Returns:
             float64, of the shape of `q`.
         """
-        shares = np.asarray(q, np.float64)
-        if not ((shares >= 0) & (shares <= 1)).all():
-            raise ValueError(f"q: wanted shares in [0, 1], got {q}")
+        shares = checked_shares(q)
         counts, edges = self._counts(kind), np.asarray(self.edges)
         below = np.concatenate([[0], np.cumsum(counts)])
         pairs = below[-1]
@@ -92,42 +81,11 @@ class CosineHistogram:
         share = np.interp(np.asarray(t, np.float64), np.asarray(self.edges), below / below[-1])
         return np.asarray(share)[()]
 
-    def plot(self, ax: Axes | None = None) -> Axes:
-        """Draw the densities of within- and between-class pairs, or of all pairs without labels.
+    def _bars(self, kind: Kind) -> tuple[np.ndarray, np.ndarray]:
+        return self._counts(kind), np.asarray(self.edges)
 
-        Args:
-            ax: matplotlib axes to draw on; default: new ones.
-
-        Returns:
-            The axes.
-
-        Raises:
-            ImportError: matplotlib is not installed.
-        """
-        try:
-            import matplotlib.pyplot as plt
-        except ImportError as error:
-            raise ImportError(
-                "plot needs matplotlib: pip install matplotlib, or pip install tfc_fast[report]"
-            ) from error
-        if ax is None:
-            ax = plt.subplots()[1]
-        edges = np.asarray(self.edges)
-        kinds = [kind for kind in KINDS[1:] if self._counts(kind).any()] or ["all"]
-        for kind in kinds:
-            counts = self._counts(kind)
-            density = counts / (max(int(counts.sum()), 1) * np.diff(edges))
-            name = "all pairs" if kind == "all" else f"{kind} classes"
-            ax.stairs(density, edges, fill=True, alpha=0.5, label=name)
-        ax.set_xlabel("cosine similarity")
-        ax.set_ylabel("density of pairs")
-        ax.legend()
-        return ax
-
-    def _counts(self, kind: Kind) -> np.ndarray:
-        if kind not in KINDS:
-            raise ValueError(f"kind: wanted 'all', 'within' or 'between', got {kind!r}")
-        return np.asarray(getattr(self, kind))
+    def _quantity(self) -> str:
+        return "cosine similarity"
 
 
 def cosine_histogram(
@@ -169,25 +127,15 @@ def cosine_histogram(
         (0.5, -0.875)
     """
     rows = as_rows(x, "x")
-    if isinstance(bins, (bool, np.bool_)) or not hasattr(bins, "__index__"):
-        raise TypeError(f"bins: wanted an int, got {type(bins).__name__}")
-    bins = int(bins)
-    if not 1 <= bins <= MOST_BINS:
-        raise ValueError(f"bins: wanted 1 ... {MOST_BINS}, got {bins}")
+    bins = as_count(bins, "bins", 1, MOST_BINS)
     order, class_ptr = group_labels(labels, num_classes, rows)
     counts, found = torch.ops.tfc_fast.cosine_histogram.default(rows, order, class_ptr, bins)
     edges = (2 * torch.arange(bins + 1, dtype=torch.float64) - bins) / bins
-    within, between = (counts * 0 if labels is None else counts).unbind()
-
-    def given_back(array: Tensor) -> Array:
-        return array.numpy() if isinstance(x, np.ndarray) else array
-
     n_rows, n_zero, n_nonfinite = found.tolist()
+    as_numpy = isinstance(x, np.ndarray)
     return CosineHistogram(
-        all=given_back(counts.sum(dim=0)),
-        within=given_back(within),
-        between=given_back(between),
-        edges=given_back(edges),
+        **by_kind(counts, labels is not None, as_numpy),
+        edges=edges.numpy() if as_numpy else edges,
         n_rows=n_rows,
         n_zero=n_zero,
         n_nonfinite=n_nonfinite,

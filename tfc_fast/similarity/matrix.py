@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tfc_fast import _extension  # noqa: F401  (registers the ops)
-from tfc_fast._inputs import Array, as_rows, as_tensor
+from tfc_fast._inputs import Array, as_output, as_rows
 
 __all__ = ["cosine_matrix"]
 
@@ -71,23 +71,5 @@ def cosine_matrix(x: Array, y: Array | None = None, *, out: Array | None = None)
                     f"out: cannot be differentiated, but {name} requires grad; pass "
                     f"{name}.detach(), or leave out= away"
                 )
-    torch.ops.tfc_fast.cosine_matrix_out.default(rows, columns, _writable(out))
+    torch.ops.tfc_fast.cosine_matrix_out.default(rows, columns, as_output(out))
     return out
-
-
-def _writable(out: Array) -> Tensor:
-    if isinstance(out, Tensor):
-        if out.requires_grad:
-            raise ValueError("out: requires grad, but is written into; pass out.detach()")
-        return out
-    if isinstance(out, np.ndarray):
-        if not out.flags.writeable:
-            raise ValueError("out: the numpy array is read-only")
-        shared = as_tensor(out, "out")
-        if out.size and shared.data_ptr() != out.ctypes.data:
-            raise ValueError(
-                f"out: torch cannot write to a numpy array of strides {out.strides} and dtype "
-                f"{out.dtype.str}; use one of native byte order and positive strides"
-            )
-        return shared
-    raise TypeError(f"out: wanted a torch.Tensor or numpy.ndarray, got {type(out).__name__}")

@@ -118,6 +118,7 @@ TFC_INLINE void count_gates(const ColumnPass& pass, int64_t begin, int count, Co
     totals.dead += open[j] == 0;
     totals.always_on += open[j] == pass.rows;
   }
+  if (pass.open_rows != nullptr) std::memcpy(pass.open_rows + begin, open, count * sizeof(int32_t));
   if (pass.last_open == nullptr) return;
   for (int j = 0; j < count; ++j) {
     int32_t& last_open = pass.last_open[begin + j];

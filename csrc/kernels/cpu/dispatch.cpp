@@ -18,10 +18,13 @@ extern const Kernels kernels;
 namespace x86_64_v4 {
 extern const Kernels kernels;
 }
+namespace x86_64_v4_vpopcntdq {
+extern const GateKernels gate_kernels;
+}
 #endif
 
 const Kernels* const* available() {
-  static const Kernels* list[4] = {};
+  static const Kernels* list[5] = {};
   static const bool filled = [] {
     int count = 0;
     list[count++] = &baseline::kernels;
@@ -29,7 +32,13 @@ const Kernels* const* available() {
     __builtin_cpu_init();
     // The x86-64-v3 files are compiled with F16C, which the level contains.
     if (__builtin_cpu_supports("x86-64-v3")) list[count++] = &x86_64_v3::kernels;
-    if (__builtin_cpu_supports("x86-64-v4")) list[count++] = &x86_64_v4::kernels;
+    if (__builtin_cpu_supports("x86-64-v4")) {
+      list[count++] = &x86_64_v4::kernels;
+      static Kernels counts_ones = x86_64_v4::kernels;
+      counts_ones.name = "x86_64_v4_vpopcntdq";
+      counts_ones.gates = x86_64_v4_vpopcntdq::gate_kernels;
+      if (__builtin_cpu_supports("avx512vpopcntdq")) list[count++] = &counts_ones;
+    }
 #endif
     return true;
   }();

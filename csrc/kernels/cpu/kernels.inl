@@ -3,6 +3,7 @@
 #include "simd.h"
 
 #include "column_pass.inl"
+#include "gates.inl"
 #include "row_pass.inl"
 #include "unit_rows.inl"
 
@@ -46,6 +47,7 @@ const Kernels kernels = {
      unit_row_gradient<Float16, float>},
     {unit_row_gradient<float, double>, unit_row_gradient<double, double>, unit_row_gradient<BFloat16, double>,
      unit_row_gradient<Float16, double>},
+    kGateKernels,
 };
 
 }  // namespace tfc::cpu::TFC_TARGET

@@ -15,6 +15,7 @@
 #include <cstdint>
 
 #include "cosine_tile.h"
+#include "gates.h"
 #include "row_pairs.h"
 #include "unit_row_gradient.h"
 #include "unit_rows.h"
@@ -91,6 +92,7 @@ struct ColumnPass {
   int32_t* last_open;  // in/out: [width] step at which the unit was last open in a row; may be null
   int32_t* last_shut;  // in/out: [width] step at which the unit was last shut in a row
   int32_t step;
+  int32_t* open_rows;  // out: [width] rows in which the unit is open; may be null
 };
 // Strips first ... last - 1 of kStripUnits units.
 using ColumnPassFunction = void (*)(const ColumnPass&, int64_t first, int64_t last);
@@ -116,6 +118,7 @@ struct Kernels {
   PairCosinesFunction pair_cosines[kScalars];
   UnitRowGradientFunction unit_row_gradient_float[kScalars];
   UnitRowGradientFunction unit_row_gradient_double[kScalars];
+  GateKernels gates;
 };
 
 }  // namespace tfc::cpu

@@ -1,0 +1,176 @@
+"""Which units live and which are dead over the course of a run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tfc_fast import _extension  # noqa: F401  (registers the ops)
+from tfc_fast._inputs import Array, as_count, as_rows
+
+__all__ = ["UnitActivity"]
+
+_PER_UNIT = ("open_rows", "last_active", "revived")
+
+
+class UnitActivity:
+    """Activity of each of `d` units over the updates of a run, in whole numbers.
+
+    A unit is active in an update if its gate `feature > 0` is open in some row of it. It is *dead*
+    if it was active in none of the last `window` updates, or, while there have been fewer, in none
+    so far: what the probe's column `dead_window_frac` counts. It is *revived* by an update in which
+    it is active after `window` updates or more in which it was not; so a unit that comes to life
+    for the first time after as many updates is revived, too.
+
+    An update costs one pass over the features and keeps 24 bytes per unit.
+
+    Args:
+        num_units: `d`, the number of values in a row of features.
+        window: Updates without activity after which a unit can be revived.
+
+    Raises:
+        TypeError: An argument is no integer.
+        ValueError: `num_units` is negative, or `window` less than 1.
+
+    Example:
+        >>> import torch
+        >>> activity = UnitActivity(3, window=2)
+        >>> for features in ([[1.0, 0.0, 2.0]], [[3.0, 0.0, 0.0]], [[4.0, 0.0, 0.0]]):
+        ...     activity.update(torch.tensor(features))
+        >>> activity.dead_window.tolist(), activity.last_active.tolist()
+        ([False, True, True], [3, 0, 1])
+        >>> activity.update(torch.tensor([[0.0, 0.0, 5.0]]))
+        >>> activity.revived.tolist(), activity.active_rate.tolist()
+        ([0, 0, 1], [0.75, 0.0, 0.5])
+    """
+
+    def __init__(self, num_units: int, window: int = 100) -> None:
+        self._num_units = as_count(num_units, "num_units", 0)
+        self._window = as_count(window, "window")
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all updates."""
+        self._n_updates = 0
+        self._n_rows = 0
+        self._units = {name: torch.zeros(self._num_units, dtype=torch.int64) for name in _PER_UNIT}
+
+    def update(self, features: Array) -> None:
+        """Add the rows of one step or batch.
+
+        Args:
+            features: Outputs of a ReLU (or any values), `[n, ...]`, flattened to `[n, d]`; float16,
+                bfloat16, float32 or float64; a tensor or a numpy array. A NaN counts as closed.
+                With no rows it is an update in which no unit is active.
+
+        Raises:
+            TypeError: `features` is no array of a supported float dtype.
+            ValueError: `features` has no dimension, or its rows do not have `num_units` values.
+        """
+        rows = as_rows(features, "features")
+        width = math.prod(rows.shape[1:])
+        if width != self._num_units:
+            raise ValueError(
+                f"features: wanted rows of num_units={self._num_units} values, got {width} (shape "
+                f"{list(rows.shape)})"
+            )
+        torch.ops.tfc_fast.update_units.default(
+            rows, *self._units.values(), self._n_updates + 1, self._window
+        )
+        self._n_updates += 1
+        self._n_rows += len(rows)
+
+    @property
+    def num_units(self) -> int:
+        """Units, `d`."""
+        return self._num_units
+
+    @property
+    def window(self) -> int:
+        """Updates that `dead_window` looks back on."""
+        return self._window
+
+    @property
+    def n_updates(self) -> int:
+        """Updates so far."""
+        return self._n_updates
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of all updates."""
+        return self._n_rows
+
+    @property
+    def active_rate(self) -> Tensor:
+        """Share of all rows in which each unit was open, float64 `[d]`; NaN without rows."""
+        return self._units["open_rows"].double() / self._n_rows
+
+    @property
+    def last_active(self) -> Tensor:
+        """The last update in which each unit was active, from 1 on; 0: none; int64 `[d]`."""
+        return self._units["last_active"].clone()
+
+    @property
+    def revived(self) -> Tensor:
+        """How often each unit became active after `window` updates or more, int64 `[d]`."""
+        return self._units["revived"].clone()
+
+    @property
+    def dead_window(self) -> Tensor:
+        """Whether each unit was active in none of the last `window` updates, bool `[d]`."""
+        last = self._units["last_active"]
+        return last <= max(self._n_updates - self._window, 0)
+
+    @property
+    def dead_window_frac(self) -> float:
+        """Share of the units that are dead in the window; NaN before the first row."""
+        if self._n_rows == 0 or self._num_units == 0:
+            return float("nan")
+        return int(self.dead_window.sum()) / self._num_units
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that `load_state_dict` needs: ints and tensors, for `torch.save`."""
+        return {
+            "num_units": self._num_units,
+            "window": self._window,
+            "n_updates": self._n_updates,
+            "n_rows": self._n_rows,
+            **{name: units.clone() for name, units in self._units.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where another `UnitActivity` of the same units and window was.
+
+        Args:
+            state: What `state_dict` gave.
+
+        Raises:
+            TypeError: A number in it is no integer.
+            ValueError: An entry is missing or unknown, or was made for other units or another
+                window. Nothing is changed after an error.
+        """
+        wanted = set(self.state_dict())
+        if set(state) != wanted:
+            raise ValueError(f"state: wanted the entries {sorted(wanted)}, got {sorted(state)}")
+        for name in ("num_units", "window"):
+            if state[name] != getattr(self, name):
+                raise ValueError(
+                    f"state: was made with {name}={state[name]}, but this has "
+                    f"{name}={getattr(self, name)}"
+                )
+        for name in _PER_UNIT:
+            units = state[name]
+            if not isinstance(units, Tensor) or units.dtype != torch.int64:
+                raise ValueError(f"state: {name} must be an int64 tensor, got {units!r}")
+            if units.shape != (self._num_units,):
+                raise ValueError(
+                    f"state: {name} must have shape [{self._num_units}], got {list(units.shape)}"
+                )
+        n_updates = as_count(state["n_updates"], "state: n_updates", 0)
+        self._n_rows = as_count(state["n_rows"], "state: n_rows", 0)
+        self._n_updates = n_updates
+        self._units = {name: state[name].detach().cpu().clone() for name in _PER_UNIT}
