@@ -226,7 +226,7 @@ struct Block {
   const T* rows[2][kBlock];  // feature, gradient
   T* grad_in[kBlock];
   int count;
-  const T* ahead[kBlock];  // feature rows to fetch in the meantime
+  const T* ahead[2][kBlock];  // rows of the next block, to be fetched in the meantime
 };
 
 // Second loop over a block, for tensor kTensor; returns which of its rows are finite, as bits.
@@ -272,6 +272,10 @@ TFC_INLINE unsigned add_unit_block(const Block<T>& block, typename Element<T>::S
   return (1u << count) - 1;
 }
 
+// Into the second-level cache: the nearest one is full of the block at hand, and its few buffers for
+// lines on their way are what the loop itself needs.
+TFC_INLINE void fetch(const void* from) { __builtin_prefetch(from, /*write=*/0, /*locality=*/2); }
+
 // First loop over a block of kRows rows; squares[t][r] come out in double.
 template <typename T, Job kJob, int kRows>
 TFC_INLINE void scan_block(const Block<T>& block, int64_t width, int32_t* gates, bool first,
@@ -296,10 +300,13 @@ TFC_INLINE void scan_block(const Block<T>& block, int64_t width, int32_t* gates,
       if (kCounts && !first) open = load<int32_t, NativeInt>(gates + j);
       for (int r = 0; r < kRows; ++r) {
         const Row f = Element<T>::read(feature[r] + j);
-        if constexpr (!kGradient) __builtin_prefetch(block.ahead[r] + j);
+        fetch(block.ahead[0][r] + j);
         if constexpr (kCounts) count_positive(open, f);
         if constexpr (kCosines) add_square(sum_f[r], f);
-        if constexpr (kGradient) add_square(sum_g[r], Element<T>::read(gradient[r] + j));
+        if constexpr (kGradient) {
+          fetch(block.ahead[1][r] + j);
+          add_square(sum_g[r], Element<T>::read(gradient[r] + j));
+        }
       }
       if constexpr (kCounts) store<int32_t, NativeInt>(gates + j, open);
     }
@@ -342,17 +349,17 @@ TFC_INLINE Block<T> find_block(const RowPass& pass, const Segment& segment, int3
   block.count = segment.rows - begin < kBlock ? segment.rows - begin : kBlock;
   for (int r = 0; r < block.count; ++r) {
     const int64_t position = segment.begin + begin + r;
+    const int64_t ahead = position + kBlock < pass.rows ? position + kBlock : position;
     const int64_t row = pass.order ? pass.order[position] : position;
+    const int64_t next = pass.order ? pass.order[ahead] : ahead;
     block.rows[0][r] = (const T*)pass.feature + row * pass.feature_stride;
+    block.ahead[0][r] = (const T*)pass.feature + next * pass.feature_stride;
     if constexpr (kJob == Job::kPair || kJob == Job::kReluBackward) {
       block.rows[1][r] = (const T*)pass.gradient + row * pass.gradient_stride;
+      block.ahead[1][r] = (const T*)pass.gradient + next * pass.gradient_stride;
     }
     if constexpr (kJob == Job::kReluBackward) {
       block.grad_in[r] = (T*)pass.grad_in + row * pass.grad_in_stride;
-    }
-    if (kJob == Job::kCosine || kJob == Job::kGates || kJob == Job::kFeature) {
-      const int64_t next = position + kBlock < pass.rows ? position + kBlock : position;
-      block.ahead[r] = (const T*)pass.feature + (pass.order ? pass.order[next] : next) * pass.feature_stride;
     }
   }
   return block;
