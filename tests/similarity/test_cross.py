@@ -238,6 +238,14 @@ def test_drift_looks_back_by_the_lag(rng: np.random.Generator, lag: int) -> None
     assert isinstance(drift.update(np.ones((2, 3))), np.float64)
 
 
+def test_drift_in_and_out_of_inference_mode() -> None:
+    drift = FeatureDrift()
+    with torch.inference_mode():
+        drift.update(torch.ones(2, 3))
+    for _ in range(2):
+        assert float(drift.update(torch.ones(2, 3))) == 1
+
+
 @each_dtype
 @pytest.mark.parametrize(("n", "d"), [(5, 7), (700, 257), (64, 20_000)])
 def test_same_bits_for_threads_and_instruction_sets(

@@ -74,7 +74,8 @@ class FeatureDrift:
         else:
             before = self._ring[self._oldest]
             mean = torch.as_tensor(paired_cosine(rows, before).mean)
-            before.copy_(rows)
+            # A new copy: a tensor made in inference mode cannot be written to outside of it.
+            self._ring[self._oldest] = rows.clone()
             self._oldest = (self._oldest + 1) % self.lag
         return np.float64(mean.item()) if isinstance(features, np.ndarray) else mean
 
