@@ -201,9 +201,10 @@ TFC_INLINE void add_block(const uint64_t* left, const uint64_t* panel, int64_t w
   Ones ones[kBlockRows][kGroup] = {};
   for (int64_t w = first; w < last; ++w) {
     NativeWords right[kGroup];
-    // Vector by vector: a copy of the whole array goes through memory.
     for (int v = 0; v < kGroup; ++v) {
-      std::memcpy(&right[v], panel + w * kPanelStep + v * kVectorRows, sizeof(right[v]));
+      NativeWords words_of_rows;  // not straight into the array, which would then stay in memory
+      std::memcpy(&words_of_rows, panel + w * kPanelStep + v * kVectorRows, sizeof(words_of_rows));
+      right[v] = words_of_rows;
     }
     for (int i = 0; i < kBlockRows; ++i) {
       const NativeWords word = NativeWords{} + left[i * words + w];

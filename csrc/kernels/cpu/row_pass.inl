@@ -62,12 +62,19 @@ RowNorm norm_in_double<double>(const double* x, int64_t width) {
   const int exponent = __builtin_ilogb(largest);
   // Neither 2^-exponent nor its use may be subnormal: the processor may be set to flush those to zero.
   const double pre = __builtin_ldexp(1.0, exponent < -1000 ? 1000 : exponent > 1000 ? -1000 : -exponent);
+  // In runs, since many thousand equal squares would all be rounded the same way.
   Doubles sum = zeros<Doubles>();
   int64_t j = 0;
-  for (; j + kLanes <= width; j += kLanes) {
-    Doubles value = Element<double>::read(x + j);
-    for (int i = 0; i < Doubles::kParts; ++i) value.part[i] *= pre;
-    add_square(sum, value);
+  const int64_t whole = width / kLanes * kLanes;
+  while (j < whole) {
+    const int64_t stop = whole - j < 8 * kRun ? whole : j + 8 * kRun;
+    Doubles run = zeros<Doubles>();
+    for (; j < stop; j += kLanes) {
+      Doubles value = Element<double>::read(x + j);
+      for (int i = 0; i < Doubles::kParts; ++i) value.part[i] *= pre;
+      add_square(run, value);
+    }
+    add(sum, run);
   }
   double squares = total(sum);
   for (; j < width; ++j) squares += (x[j] * pre) * (x[j] * pre);
