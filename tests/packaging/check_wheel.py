@@ -34,8 +34,11 @@ ROOT = Path(__file__).resolve().parents[2]
 # Python and gains nothing from running twice.
 TESTS = (
     "tests/csrc",
-    "tests/similarity",
-    "tests/gating",
+    "tests/similarity/test_means.py",
+    "tests/similarity/test_hypothesis.py",
+    "tests/similarity/test_published_cases.py",
+    "tests/gating/test_stats.py",
+    "tests/gating/test_packed.py",
     "tests/test_inputs.py",
     "tests/probe/test_probe_records.py",
     "tests/probe/test_probe_errors.py",
