@@ -133,12 +133,10 @@ def measure_case(
         errors[name] = _error(case, job, result, truth, ours=name == PROVIDERS[0].name)
         del result
     times = _times(calls, first_seconds, settings.seconds)
-    ours = [np.median(turn) for turn in times.get(PROVIDERS[0].name, [])]
     results = []
     for name, turns in times.items():
         seconds = np.concatenate(turns)
         low, middle, high = np.quantile(seconds, [0.25, 0.5, 0.75]).tolist()
-        ratios = [np.median(turn) / own for turn, own in zip(turns, ours, strict=False)]
         results.append(
             {
                 **case._asdict(),
@@ -147,7 +145,6 @@ def measure_case(
                 "median_ms": 1e3 * middle,
                 "q1_ms": 1e3 * low,
                 "q3_ms": 1e3 * high,
-                "by_ours": float(np.median(ratios)) if ratios else None,
                 "error": errors[name],
                 "truth": float(truth[0]) if truth is not None and truth.size == 1 else None,
                 "note": jobs[name].notes.get(case.task),

@@ -145,7 +145,7 @@ class TorchEager(Provider):
 class TorchSums(Provider):
     """Who knows the formula needs no matrix for the mean."""
 
-    name = "torch, sums"
+    name = "torch (sums)"
 
     @classmethod
     def cost(cls, task: str, n: int, d: int) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -94,9 +95,10 @@ def _rows(results: dict[str, Any]) -> list[_Row]:
 def _time(cell: _Cell | None, row: dict[str, _Cell]) -> str:
     if cell is None:
         return "-"
-    if cell["by_ours"] is None or cell["provider"] == _OURS:
+    ours = row.get(_OURS)
+    if ours is None or cell is ours:
         return f"{cell['median_ms']:.3g} ms"
-    return f"{cell['by_ours']:.3g} x"
+    return f"{cell['median_ms'] / ours['median_ms']:.3g} x"
 
 
 def _memory(cell: _Cell | None, row: dict[str, _Cell]) -> str:
@@ -132,20 +134,23 @@ def _in_words(results: dict[str, Any]) -> Iterable[str]:
 
 
 def _left_out(results: dict[str, Any]) -> Iterable[str]:
-    """By provider and reason, so that cases of one reason stand together."""
-    reasons: dict[tuple[str, str], list[str]] = {}
+    """By provider and reason, so that cases of one reason stand together; JSON has each."""
+    fewest: dict[tuple[str, str], dict[str, int | None]] = {}
     for each in results["left_out"]:
         case = Case(*(each[field] for field in Case._fields))
-        kind = case.task if each["reason"] == "does not offer it" else str(case)
-        if each["reason"].startswith("does not take"):
-            kind = case.task
-        kinds = reasons.setdefault((each["provider"], each["reason"]), [])
-        if kind not in kinds:
-            kinds.append(kind)
-    for (provider, reason), kinds in reasons.items():
+        reason, rows = each["reason"], None
+        if too_much := re.match(r"(needs|would take) about \S+ (\w+), more than (.*)", reason):
+            verb, unit, limit = too_much.groups()
+            reason, rows = f"{verb} more than {limit} {unit}", case.rows
+        tasks = fewest.setdefault((each["provider"], reason), {})
+        before = tasks.get(case.task)
+        tasks[case.task] = rows if before is None or rows is None else min(before, rows)
+    for (provider, reason), tasks in fewest.items():
         cannot_be_imported = provider not in {cell["provider"] for cell in results["cells"]}
-        what = "everything" if cannot_be_imported else ", ".join(kinds)
-        yield f"left out: {provider}, {what}: {reason}"
+        what = ", ".join(
+            task if rows is None else f"{task} from {rows} rows on" for task, rows in tasks.items()
+        )
+        yield f"left out: {provider}, {'everything' if cannot_be_imported else what}: {reason}"
     notes = {(cell["provider"], cell["task"]): cell["note"] for cell in results["cells"]}
     for (provider, task), note in notes.items():
         if note:
