@@ -96,6 +96,7 @@ void agreement_matrix_out_cpu(const at::Tensor& x, const std::optional<at::Tenso
   check_memory(kMatrix, out, x, "x");
   if (y) check_memory(kMatrix, out, *y, "y");
   compute(x, y, num_units, jaccard, out);
+  mark_written(out);
 }
 
 // Counts the tiles of one thread, and adds them up at the end.

@@ -61,7 +61,8 @@ class PackedRows {
  public:
   explicit PackedRows(const UnitRows& centred)
       : centred_(centred),
-        most_(std::clamp(rounded_up(kEntries / centred.kernel.width, kDepth<Real>), kDepth<Real>, kMostRows)),
+        most_(std::clamp(rounded_up(kEntries / centred.kernel.width, cpu::kPanelStep), 4 * cpu::kPanelStep,
+                         kMostRows)),
         left_stride_(most_ + cpu::kPanelStep),
         right_stride_(rounded_up(centred.kernel.width, cpu::kPanelStep) + cpu::kPanelStep),
         left_(static_cast<size_t>((right_stride_ - cpu::kPanelStep) * left_stride_)),
@@ -224,14 +225,18 @@ PairSquares from_column_products(const UnitRows& centred, const Classes& classes
       squares.within -= classes.counts[c] * classes.scatter[c] * classes.shift(c);
     }
   }
-  if (sizeof(Real) == sizeof(float)) {
-    squares.within_error = 1e-6 * within;
-    squares.between_error = 1e-6 * all;
-  }
+  // What is left of differences of large sums is off by their rounding.
+  const double rounding = sizeof(Real) == sizeof(float) ? 1e-6 : 1e-14;
+  squares.within_error = rounding * within;
+  squares.between_error = rounding * all;
   return squares;
 }
 
 }  // namespace
+
+PairSquares row_products_in_double(const UnitRows& centred, const Classes& classes) {
+  return from_row_products<double>(centred, classes);
+}
 
 template <typename Real>
 PairSquares products_of(const UnitRows& centred, const Classes& classes) {

@@ -7,7 +7,7 @@
 
 namespace tfc::ops {
 
-// Sums of squares over ordered pairs of rows, and how far off float32 may have left them.
+// Sums of squares over ordered pairs of rows, and how far off rounding may have left them.
 struct PairSquares {
   double within = 0;   // of w_i.w_j about its mean over the class
   double between = 0;  // of w_i.w_j
@@ -15,7 +15,10 @@ struct PairSquares {
   double between_error = 0;
 };
 
-// Multiplied in Real: float is quick, double good for any rows.
+// From the n x n products of rows: nothing is subtracted there, so it is right for all rows.
+PairSquares row_products_in_double(const UnitRows& centred, const Classes& classes);
+
+// The quickest way, multiplied in Real.
 template <typename Real>
 PairSquares products_of(const UnitRows& centred, const Classes& classes);
 

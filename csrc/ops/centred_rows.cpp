@@ -14,7 +14,7 @@ Classes describe(const UnitRows& rows, const ValidRows& valid) {
   const int64_t count = valid.classes();
   const auto scalar = static_cast<int>(rows.scalar);
   const cpu::Kernels& kernels = cpu::kernels();
-  Classes classes{valid};
+  Classes classes{valid, {}, {}, {}, {}};
   classes.means.resize(static_cast<size_t>(count * width));
   classes.counts.resize(static_cast<size_t>(count));
   classes.squares.resize(static_cast<size_t>(valid.count()));

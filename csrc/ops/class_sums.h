@@ -1,9 +1,17 @@
 // Products of sums of unit rows over classes: sums over pairs of rows, without the pairs.
 #pragma once
 
-#include <cstdint>
+#include <ATen/core/Tensor.h>
+
+#include <tuple>
+
+#include "measure.h"
 
 namespace tfc::ops {
+
+// Of the rows of each class: sums of unit rows, float64 [classes, d]; rows that took part, zero rows,
+// non-finite rows, int64 [classes, 3]. Without labels there is one class.
+std::tuple<at::Tensor, at::Tensor> unit_row_sums(const at::Tensor& x, const Grouping& groups);
 
 struct SumProducts {
   double all;     // X.Y, with X and Y the sums over all classes

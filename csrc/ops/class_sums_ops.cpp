@@ -28,17 +28,12 @@ std::tuple<at::Tensor, at::Tensor> unit_row_sums_cpu(const at::Tensor& x,
                                                      const std::optional<at::Tensor>& order,
                                                      const std::optional<at::Tensor>& class_ptr) {
   check_input(x, "unit_row_sums");
-  const Grouping groups = optional_grouping(order, class_ptr, x, "unit_row_sums");
-  const int64_t width = row_width(x).expect_int();
-  at::Tensor sums = at::zeros({num_classes(class_ptr), width}, at::kDouble);
-  at::Tensor counts = at::zeros({num_classes(class_ptr), 3}, at::kLong);
-  add_class_sums(as_rows(x), groups,
-                 {sums.mutable_data_ptr<double>(), nullptr, counts.mutable_data_ptr<int64_t>()});
-  return {sums, counts};
+  return unit_row_sums(x, optional_grouping(order, class_ptr, x, "unit_row_sums"));
 }
 
 std::tuple<at::Tensor, at::Tensor> unit_row_sums_meta(const at::Tensor& x, const std::optional<at::Tensor>&,
                                                       const std::optional<at::Tensor>& class_ptr) {
+  check_input(x, "unit_row_sums");
   const c10::SymInt classes = class_ptr ? class_ptr->sym_size(0) - 1 : c10::SymInt(1);
   return {at::empty_symint({classes, row_width(x)}, x.options().dtype(at::kDouble)),
           at::empty_symint({classes, 3}, x.options().dtype(at::kLong))};
@@ -67,8 +62,13 @@ void add_unit_row_sums_cpu(const at::Tensor& x, const std::optional<at::Tensor>&
       {sums.mutable_data_ptr<double>(), lost.mutable_data_ptr<double>(), counts.mutable_data_ptr<int64_t>()});
 }
 
-void add_unit_row_sums_meta(const at::Tensor&, const std::optional<at::Tensor>&,
-                            const std::optional<at::Tensor>&, at::Tensor&, at::Tensor&, at::Tensor&) {}
+void add_unit_row_sums_meta(const at::Tensor& x, const std::optional<at::Tensor>&,
+                            const std::optional<at::Tensor>&, at::Tensor& sums, at::Tensor&, at::Tensor&) {
+  check_input(x, "add_unit_row_sums");
+  TORCH_CHECK_VALUE(sums.dim() == 2 && sums.sym_size(1) == row_width(x),
+                    "add_unit_row_sums: sums must have rows of ", row_width(x), " entries, got shape ",
+                    sums.sym_sizes());
+}
 
 // -> [6] float64, as mean_cosine gives it.
 at::Tensor mean_cosine_of_sums_cpu(const at::Tensor& sums, const at::Tensor& lost, const at::Tensor& counts,
@@ -113,6 +113,15 @@ at::Tensor mean_cosine_of_sums_meta(const at::Tensor& sums, const at::Tensor&, c
 }
 
 }  // namespace
+
+std::tuple<at::Tensor, at::Tensor> unit_row_sums(const at::Tensor& x, const Grouping& groups) {
+  const int64_t classes = groups.labelled() ? groups.class_ptr.numel() - 1 : 1;
+  at::Tensor sums = at::zeros({classes, row_width(x).expect_int()}, at::kDouble);
+  at::Tensor counts = at::zeros({classes, 3}, at::kLong);
+  add_class_sums(as_rows(x), groups,
+                 {sums.mutable_data_ptr<double>(), nullptr, counts.mutable_data_ptr<int64_t>()});
+  return {sums, counts};
+}
 
 SumProducts products_of_sums(const double* x, int64_t x_classes, const double* y, int64_t y_classes,
                              int64_t width) {

@@ -76,6 +76,8 @@ Units pack_units(const Tensor& x, at::ScalarType type) {
 
 Tensor backward_cpu(const Tensor& grad, const Tensor& x, const OptionalTensor& y) {
   check(grad, x, y);
+  // The products are those of the dtype given here, inside torch.autocast as well.
+  const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
   const Units units = pack_units(y ? *y : x, grad.scalar_type());
   Tensor weights = grad;
   if (!y) {
@@ -98,7 +100,8 @@ Tensor differentiable_backward(const Tensor& grad, const Tensor& x, const Option
   const DifferentiableUnitRows left = differentiable_unit_rows(x);
   const DifferentiableUnitRows right = y ? differentiable_unit_rows(*y) : left;
   Tensor weights = grad.to(at::kDouble);
-  Tensor constant = right.valid.logical_not().t();
+  // A row that has no cosines takes no part, not even where its weights are NaN.
+  Tensor constant = right.valid.logical_not().t().logical_or(left.valid.logical_not());
   if (!y) {
     weights = weights + weights.t();
     constant = constant.logical_or(at::eye(x.size(0), at::kBool));
@@ -139,13 +142,15 @@ struct CosineMatrix : torch::autograd::Function<CosineMatrix> {
       out[0] = ops::backward(grads[0], x, std::nullopt);
       return out;
     }
-    if (x.requires_grad()) out[0] = ops::backward(grads[0], x, y);
-    if (y.requires_grad()) out[1] = ops::backward(grads[0].t(), y, x);
+    if (ctx->needs_input_grad(0)) out[0] = ops::backward(grads[0], x, y);
+    if (ctx->needs_input_grad(1)) out[1] = ops::backward(grads[0].t(), y, x);
     return out;
   }
 };
 
 Tensor cosine_matrix_autograd(const Tensor& x, const OptionalTensor& y) {
+  check_no_tangent(x, "cosine_matrix");
+  if (y) check_no_tangent(*y, "cosine_matrix");
   if ((x.requires_grad() || (y && y->requires_grad())) && at::GradMode::is_enabled()) {
     return CosineMatrix::apply(x, y);
   }

@@ -130,6 +130,7 @@ void cosine_matrix_out_cpu(const at::Tensor& x, const std::optional<at::Tensor>&
   check_memory(kOp, out, x, "x");
   if (y) check_memory(kOp, out, *y, "y");
   compute(x, y, out);
+  mark_written(out);
 }
 
 }  // namespace

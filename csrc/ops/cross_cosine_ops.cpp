@@ -36,15 +36,41 @@ struct Side {
   }
 };
 
-Side sum_side(const at::Tensor& x, const OptionalTensor& order, const OptionalTensor& class_ptr) {
+// The classes that either batch has rows of, numbered anew, so that memory depends on the rows alone.
+void leave_out_empty_classes(Grouping& x, Grouping& y) {
+  if (!x.labelled() || !y.labelled()) return;
+  const int64_t* x_begin = x.class_ptr.const_data_ptr<int64_t>();
+  const int64_t* y_begin = y.class_ptr.const_data_ptr<int64_t>();
+  const int64_t x_classes = x.class_ptr.numel() - 1;
+  const int64_t y_classes = y.class_ptr.numel() - 1;
+  std::vector<int64_t> x_kept(1, 0), y_kept(1, 0);
+  for (int64_t c = 0; c < std::max(x_classes, y_classes); ++c) {
+    const int64_t x_end = x_begin[std::min(c + 1, x_classes)];
+    const int64_t y_end = y_begin[std::min(c + 1, y_classes)];
+    if (x_end == x_kept.back() && y_end == y_kept.back()) continue;
+    x_kept.push_back(x_end);
+    y_kept.push_back(y_end);
+  }
+  if (x_kept.size() == 1) x_kept.push_back(0), y_kept.push_back(0);  // no rows at all
+  const auto as_tensor = [](const std::vector<int64_t>& values) {
+    at::Tensor out = at::empty({static_cast<int64_t>(values.size())}, at::kLong);
+    std::copy(values.begin(), values.end(), out.mutable_data_ptr<int64_t>());
+    return out;
+  };
+  x.class_ptr = as_tensor(x_kept);
+  y.class_ptr = as_tensor(y_kept);
+}
+
+Side sum_side(const at::Tensor& x, const Grouping& groups) {
+  auto [sums, counts] = unit_row_sums(x, groups);
+  return {sums, counts, groups.labelled()};
+}
+
+void check_sides(const at::Tensor& x, const at::Tensor& y) {
   check_input(x, "cross_cosine");
-  const Grouping groups = optional_grouping(order, class_ptr, x, "cross_cosine");
-  const int64_t classes = groups.labelled() ? groups.class_ptr.numel() - 1 : 1;
-  Side side{at::zeros({classes, row_width(x).expect_int()}, at::kDouble), at::zeros({classes, 3}, at::kLong),
-            groups.labelled()};
-  add_class_sums(as_rows(x), groups,
-                 {side.sums.mutable_data_ptr<double>(), nullptr, side.counts.mutable_data_ptr<int64_t>()});
-  return side;
+  check_input(y, "cross_cosine");
+  TORCH_CHECK_VALUE(row_width(y) == row_width(x), "cross_cosine: rows of y must be as long as those of x, ",
+                    row_width(x), " entries, got shapes ", x.sym_sizes(), " and ", y.sym_sizes());
 }
 
 // -> [9] float64: cosine all, within, between; of x: rows that took part, zero rows, non-finite rows;
@@ -52,11 +78,12 @@ Side sum_side(const at::Tensor& x, const OptionalTensor& order, const OptionalTe
 at::Tensor cross_cosine_cpu(const at::Tensor& x, const OptionalTensor& x_order,
                             const OptionalTensor& x_class_ptr, const at::Tensor& y,
                             const OptionalTensor& y_order, const OptionalTensor& y_class_ptr) {
-  TORCH_CHECK_VALUE(y.dim() >= 1 && row_width(y) == row_width(x),
-                    "cross_cosine: rows of y must be as long as those of x, ", row_width(x),
-                    " entries, got shapes ", x.sym_sizes(), " and ", y.sym_sizes());
-  const Side left = sum_side(x, x_order, x_class_ptr);
-  const Side right = sum_side(y, y_order, y_class_ptr);
+  check_sides(x, y);
+  Grouping x_groups = optional_grouping(x_order, x_class_ptr, x, "cross_cosine");
+  Grouping y_groups = optional_grouping(y_order, y_class_ptr, y, "cross_cosine");
+  leave_out_empty_classes(x_groups, y_groups);
+  const Side left = sum_side(x, x_groups);
+  const Side right = sum_side(y, y_groups);
   const SumProducts products =
       products_of_sums(left.sums.const_data_ptr<double>(), left.classes(),
                        right.sums.const_data_ptr<double>(), right.classes(), left.sums.size(1));
@@ -81,7 +108,8 @@ at::Tensor cross_cosine_cpu(const at::Tensor& x, const OptionalTensor& x_order,
 }
 
 at::Tensor cross_cosine_meta(const at::Tensor& x, const OptionalTensor&, const OptionalTensor&,
-                             const at::Tensor&, const OptionalTensor&, const OptionalTensor&) {
+                             const at::Tensor& y, const OptionalTensor&, const OptionalTensor&) {
+  check_sides(x, y);
   return at::empty({9}, x.options().dtype(at::kDouble));
 }
 

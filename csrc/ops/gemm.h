@@ -17,9 +17,8 @@ void gemm(int64_t m, int64_t n, int64_t k, const double* a, int64_t lda, const d
 
 constexpr int64_t kGemmRun = 32;
 
-// Float products want m, n and k to be multiples of this (pad with zeros), and few different ones:
+// Float products want m, n and k to be multiples of 16 (pad with zeros), and few different ones:
 // each shape is compiled once per thread, which takes as long as a small product.
-constexpr int64_t kGemmStep = 16;
 
 // Whether float products run on oneDNN's batch-reduce kernels (the processor and torch have them) or
 // on at::mm. For tests: use at::mm from now on, or whatever is best.

@@ -195,6 +195,7 @@ struct MeanCosine : torch::autograd::Function<MeanCosine> {
 };
 
 Tensor mean_cosine_autograd(const Tensor& x, const OptionalTensor& order, const OptionalTensor& class_ptr) {
+  check_no_tangent(x, "mean_cosine");
   if (x.requires_grad() && at::GradMode::is_enabled()) return MeanCosine::apply(x, order, class_ptr);
   const at::AutoDispatchBelowADInplaceOrView below;
   return call_mean_cosine(x, order, class_ptr);

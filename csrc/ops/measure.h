@@ -40,9 +40,6 @@ cpu::Scalar scalar_of(at::ScalarType type);
 void group_labels_into(const at::Tensor& labels, int64_t num_classes, const at::Tensor& order,
                        const at::Tensor& class_ptr, std::string_view name = "labels");
 
-// Entries of a row of [n, ...].
-c10::SymInt row_width(const at::Tensor& x);
-
 // Entries of a row of [n, ...], known also where n is 0.
 c10::SymInt row_width(const at::Tensor& x);
 

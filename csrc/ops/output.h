@@ -9,7 +9,11 @@ namespace tfc::ops {
 void check_output(const char* op, const at::Tensor& out, at::ScalarType type, const at::Tensor& x,
                   const at::Tensor& y);
 
-// Throws if `out` shares memory with itself or with the input of that name.
+// Throws unless `out`, of two dimensions, is apart in memory from itself and from the input of that
+// name. What cannot be shown to be apart is refused, too.
 void check_memory(const char* op, const at::Tensor& out, const at::Tensor& input, const char* name);
+
+// Lets autograd know that `out` no longer holds what it did.
+void mark_written(const at::Tensor& out);
 
 }  // namespace tfc::ops

@@ -11,7 +11,8 @@
 //                     2 (n + 2) sum_i a_i^2 + sum_ij (w_i.w_j + s / (n - 1))^2
 //
 // Nothing cancels there, and averages are kept as distances from 1. The sums of (w_i.w_j)^2 come from
-// centred_products.h.
+// centred_products.h: the quickest way first, then better ones while what is left is so small that
+// the rounding of that way may show.
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
@@ -104,19 +105,18 @@ Spread spread_of(const UnitRows& rows, const ValidRows& valid) {
   if (valid.classes() > 1) spread.between = between_means(classes, rows.kernel.width);
 
   // Both count each pair once, the products twice.
-  const auto too_coarse = [](const Moments& moments, double products, double error) {
+  const auto off = [](const Moments& moments, double products, double error) {
     return moments.count > 1 && error > 1e-3 * (2 * moments.squares + std::max(0.0, products));
   };
-  PairSquares products;
-  if (rows.scalar != cpu::Scalar::kFloat64) {
-    products = products_of<float>(centred, classes);
-    if (too_coarse(spread.within, products.within, products.within_error) ||
-        too_coarse(spread.between, products.between, products.between_error)) {
-      products = products_of<double>(centred, classes);
-    }
-  } else {
-    products = products_of<double>(centred, classes);
-  }
+  const auto too_coarse = [&](const PairSquares& products) {
+    return off(spread.within, products.within, products.within_error) ||
+           off(spread.between, products.between, products.between_error);
+  };
+  const bool in_float = rows.scalar != cpu::Scalar::kFloat64;
+  PairSquares products =
+      in_float ? products_of<float>(centred, classes) : products_of<double>(centred, classes);
+  if (in_float && too_coarse(products)) products = products_of<double>(centred, classes);
+  if (too_coarse(products)) products = row_products_in_double(centred, classes);
   spread.within.squares += std::max(0.0, products.within) / 2;
   if (valid.classes() > 1) spread.between.squares += std::max(0.0, products.between) / 2;
   return spread;

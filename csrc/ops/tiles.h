@@ -49,7 +49,7 @@ template <typename Real>
 constexpr int64_t kDepth = 128;
 template <>
 inline constexpr int64_t kDepth<double> = 512;
-constexpr int64_t kDepthsInFloat = 8;
+constexpr int64_t kDepthsInFloat = 4;
 
 // One thread's packed panels and tile.
 template <typename Real>

@@ -14,6 +14,8 @@
 namespace tfc::ops {
 
 at::Tensor unit_row_gradient(const at::Tensor& x, const at::Tensor& weights, const WeightOf& weight_of) {
+  TORCH_INTERNAL_ASSERT(weights.is_contiguous() &&
+                        (weights.scalar_type() == at::kDouble || weights.scalar_type() == at::kFloat));
   const at::Tensor rows = as_rows(x);
   const bool is_double = x.scalar_type() == at::kDouble;
   at::Tensor out = at::empty(rows.sizes(), is_double ? at::kDouble : at::kFloat);
@@ -34,6 +36,12 @@ at::Tensor unit_row_gradient(const at::Tensor& x, const at::Tensor& weights, con
                    std::max<int64_t>(1, kElementsPerThread / std::max<int64_t>(1, gradient.width)),
                    [&](int64_t first, int64_t last) { kernel(gradient, first, last); });
   return out.to(x.scalar_type()).view(x.sizes());
+}
+
+void check_no_tangent(const at::Tensor& x, const char* op) {
+  TORCH_CHECK_NOT_IMPLEMENTED(!x._fw_grad(/*level=*/0).defined(), op,
+                              ": forward-mode differentiation is not supported; use reverse mode "
+                              "(torch.autograd.grad, backward)");
 }
 
 DifferentiableUnitRows differentiable_unit_rows(const at::Tensor& x) {

@@ -22,6 +22,9 @@ struct WeightOf {
 // contiguous. A row that is zero or not finite gets zeros.
 at::Tensor unit_row_gradient(const at::Tensor& x, const at::Tensor& weights, const WeightOf& weight_of);
 
+// Throws if `x` carries a tangent of forward-mode differentiation, which would be lost.
+void check_no_tangent(const at::Tensor& x, const char* op);
+
 // Unit rows in float64, for autograd to follow. A row that is zero or not finite gives zeros.
 struct DifferentiableUnitRows {
   at::Tensor units;    // [n, d]

@@ -295,3 +295,12 @@ def test_compiled_by_torch(rng: np.random.Generator, dynamic: bool) -> None:
         labels = random_labels(rng, n)
         for value, wanted in zip(compiled(x, y, labels), both(x, y, labels), strict=True):
             assert_same_bits(torch.as_tensor(value), torch.as_tensor(wanted))
+
+
+def test_memory_depends_on_the_rows_not_on_the_classes(rng: np.random.Generator) -> None:
+    x, y = torch.from_numpy(rng.standard_normal((2, 20, 300)))
+    few = torch.from_numpy(rng.integers(0, 3, 20)), torch.from_numpy(rng.integers(1, 5, 20))
+    far_apart = torch.tensor([2**24 - 1, 5, 7_000_000, 0, 2**23])
+    # Sums of all classes would be 40 GB a batch.
+    actual = cross_cosine(x, y, far_apart[few[0]], far_apart[few[1]], num_classes=2**24)
+    torch.testing.assert_close(actual[:3], cross_cosine(x, y, *few)[:3], rtol=0, atol=1e-12)

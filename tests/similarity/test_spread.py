@@ -113,6 +113,32 @@ def test_bundles_that_collapse_apart(rng: np.random.Generator, dtype: torch.dtyp
         check((centres[labels] + size * own).to(dtype), labels)
 
 
+@pytest.mark.parametrize("leak", [1e-2, 1e-5, 1e-7, 3e-8])
+def test_nearly_orthogonal_planes(rng: np.random.Generator, leak: float) -> None:
+    # Wide apart within each class, hardly so between them: what is left of large sums of products.
+    n = 600
+    angles = rng.uniform(0, 2 * np.pi, n)
+    labels = torch.arange(n) % 2
+    x = torch.zeros(n, 4, dtype=torch.float64)
+    for plane in (0, 1):
+        of_plane = (labels == plane).numpy()
+        x[of_plane, 2 * plane] = torch.from_numpy(np.cos(angles[of_plane]))
+        x[of_plane, 2 * plane + 1] = torch.from_numpy(np.sin(angles[of_plane]))
+    x += leak * torch.from_numpy(rng.standard_normal((n, 4)))
+    for rows in (x, x.float()):
+        check(rows, labels)
+
+
+@pytest.mark.parametrize("noise", [1e-2, 1e-5, 1e-7, 2e-8])
+def test_many_classes_of_few_rows(rng: np.random.Generator, noise: float) -> None:
+    # Three rows at 120 degrees: the same cosine for all pairs of a class, but for the noise.
+    corners = torch.tensor([[1.0, 0.0], [-0.5, 3**0.5 / 2], [-0.5, -(3**0.5) / 2]]).double()
+    x = corners.repeat(300, 1)
+    x = torch.cat([x, torch.zeros(len(x), 2, dtype=torch.float64)], dim=1)
+    x += noise * torch.from_numpy(rng.standard_normal(tuple(x.shape)))
+    check(x, torch.arange(300).repeat_interleave(3))
+
+
 @each_dtype
 @pytest.mark.parametrize("n", [2, 3, 32, 300])
 def test_equal_rows_have_no_spread(rng: np.random.Generator, n: int, dtype: torch.dtype) -> None:

@@ -4,6 +4,7 @@
 
 #include "column_pass.inl"
 #include "gates.inl"
+#include "row_norm.inl"
 #include "row_pass.inl"
 #include "unit_rows.inl"
 

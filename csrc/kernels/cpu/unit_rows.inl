@@ -1,4 +1,4 @@
-// Unit rows. See unit_rows.h. Included once per target, after row_pass.inl, whose norms it takes.
+// Unit rows. See unit_rows.h. Included once per target, after row_norm.inl.
 
 namespace tfc::cpu::TFC_TARGET {
 namespace {
