@@ -14,6 +14,9 @@
 
 dim3 threadIdx, blockIdx, blockDim, gridDim;
 
+// Where the linker has put all static shared memory.
+extern "C" char __start_tfc_shared[], __stop_tfc_shared[];
+
 namespace tfc::emulation {
 namespace {
 
@@ -219,6 +222,7 @@ void report_deadlock() {
 
 void run_block(int num_threads, int64_t shared_bytes) {
   std::memset(shared_memory, 0xFF, shared_bytes + kWatched);
+  std::memset(__start_tfc_shared, 0xFF, __stop_tfc_shared - __start_tfc_shared);
   threads.assign(num_threads, {});
   met.assign(num_threads + 31, 0);
   ready.resize(num_threads);

@@ -8,7 +8,7 @@
 // registered or off its alignment (all accesses go through load, store and atomicAdd), writing what is
 // registered as read only, threads that wait at different barriers or for one that has ended, a warp
 // operation that some lane of its mask does not reach, a shuffle from a lane outside of the mask.
-// Dynamic shared memory is filled with 0xFF (NaN) before a block, and what lies behind it is watched.
+// Shared memory is filled with 0xFF (NaN) before a block, and what lies behind the dynamic part is watched.
 //
 // The order of memory accesses is that of one processor: races that need a weak memory model do not show.
 #pragma once
@@ -25,7 +25,8 @@
 #define __forceinline__ inline
 #define __noinline__
 #define __launch_bounds__(...)
-#define __shared__ static
+// In a section of its own, so that the scheduler finds it; not for variables of templates.
+#define __shared__ static __attribute__((section("tfc_shared")))
 
 struct dim3 {
   unsigned x = 1, y = 1, z = 1;

@@ -40,8 +40,10 @@ __device__ __forceinline__ float half_bits_to_float(uint16_t half) {
   extern __shared__ __align__(16) char tfc_dynamic[]; \
   type* name = reinterpret_cast<type*>(tfc_dynamic)
 
+// clang-format off
 #define TFC_LAUNCH(kernel, grid, block, shared, stream, ...) \
-  ((kernel) < < < (grid), (block), (shared), (stream) >>> (__VA_ARGS__), cudaGetLastError())
+  ((kernel)<<<(grid), (block), (shared), (stream)>>>(__VA_ARGS__), cudaGetLastError())
+// clang-format on
 #endif
 
 namespace tfc::cuda {

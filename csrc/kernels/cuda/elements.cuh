@@ -83,7 +83,7 @@ constexpr int kPiece = 16 / sizeof(T);
 
 // Elements column ... of `row`; zeros past the row's end.
 template <typename T>
-__device__ __forceinline__ uint4 load_piece(const T* row, int64_t column, int64_t width, bool aligned) {
+__device__ __forceinline__ uint4 load_piece(const T* row, int32_t column, int32_t width, bool aligned) {
   if (aligned && column + kPiece<T> <= width) return load(reinterpret_cast<const uint4*>(row + column));
   using Bits = typename Element<T>::Bits;
   uint4 piece = {0, 0, 0, 0};
@@ -96,7 +96,7 @@ __device__ __forceinline__ uint4 load_piece(const T* row, int64_t column, int64_
 }
 
 template <typename T>
-__device__ __forceinline__ void store_piece(T* row, int64_t column, int64_t width, bool aligned,
+__device__ __forceinline__ void store_piece(T* row, int32_t column, int32_t width, bool aligned,
                                             const uint4& piece) {
   if (aligned && column + kPiece<T> <= width) {
     store(reinterpret_cast<uint4*>(row + column), piece);
@@ -140,10 +140,6 @@ struct GateBytes {
   }
   __device__ __forceinline__ int32_t of(int i) const {
     return static_cast<int32_t>(words[i / 4] >> (i % 4 * 8) & 255u);
-  }
-  __device__ __forceinline__ void add(const GateBytes& other) {
-#pragma unroll
-    for (int w = 0; w < kWords; ++w) words[w] += other.words[w];
   }
 };
 

@@ -12,9 +12,10 @@ constexpr int64_t kLeastChunkRows = 4;
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 int64_t row_pass_bytes(const Plan& plan) {
-  const int64_t columns = plan.pieces * (16 / plan.scalar_bytes());
-  return row_pass_shared_bytes(plan.threads, plan.tensors(), columns, plan.rows_at_once,
-                               plan.labelled && plan.cosines());
+  const int elements = static_cast<int>(16 / plan.scalar_bytes());
+  const int cells =
+      plan.labelled ? inner_cells(plan.tensors(), plan.pieces, elements, plan.cosines(), plan.counts()) : 0;
+  return row_pass_shared_bytes(plan.threads, plan.tensors() * plan.rows_at_once, cells);
 }
 
 struct Shape {
@@ -35,11 +36,12 @@ bool fits(Plan& plan, const Shape& shape, const Device& device) {
 
 bool find_fused_shape(Plan& plan, const Device& device) {
   if (!plan.cosines() || plan.scalar == Scalar::kFloat64) return false;
-  if (plan.scalar == Scalar::kFloat32) {
-    return fits(plan, {1, 4, 512}, device) || fits(plan, {2, 2, 512}, device) ||
-           fits(plan, {2, 1, 1024}, device);
-  }
-  return fits(plan, {1, 4, 512}, device) || fits(plan, {1, 2, 1024}, device);
+  const bool full = plan.scalar == Scalar::kFloat32;
+  if (fits(plan, {1, 4, 512}, device)) return true;
+  if (full && fits(plan, {2, 2, 512}, device)) return true;
+  // 1024 threads have 64 registers each, too few for two tensors.
+  if (plan.tensors() == 2) return false;
+  return fits(plan, {full ? 2 : 1, 1, 1024}, device);
 }
 
 }  // namespace
@@ -96,6 +98,8 @@ Plan make_plan(Job job, Scalar scalar, int64_t rows, int64_t width, bool labelle
 
 namespace {
 
+constexpr int64_t kMostRows = (int64_t{1} << 31) - (1 << 16);  // positions are 32 bits in the row pass
+
 bool is_aligned(const void* rows, int64_t stride, const Plan& plan) {
   return reinterpret_cast<uintptr_t>(rows) % 16 == 0 && stride * plan.scalar_bytes() % 16 == 0;
 }
@@ -104,6 +108,7 @@ bool is_aligned(const void* rows, int64_t stride, const Plan& plan) {
 
 cudaError_t measure(const Batch& batch, const Plan& plan, void* workspace, const Results& results,
                     cudaStream_t stream) {
+  if (plan.rows > kMostRows || plan.width > kMostRows) return cudaErrorInvalidValue;
   bool aligned = is_aligned(batch.feature, batch.feature_stride, plan);
   if (plan.tensors() == 2) aligned = aligned && is_aligned(batch.gradient, batch.gradient_stride, plan);
   if (plan.job == Job::kReluBackward) {

@@ -40,7 +40,7 @@ struct Scales {
 // From the pieces that the block holds.
 template <typename T, int kTensors, int kPieces, int kRows>
 __device__ __forceinline__ void find_scales(const uint4 (&piece)[kTensors][kRows][kPieces],
-                                            const RowPassShared<kTensors, kPieces * kPiece<T>, kRows>& shared,
+                                            const RowPassShared& shared,
                                             int count, int turn, Scales<T, kTensors, kRows>& scales) {
   float squares[kTensors * kRows];
 #pragma unroll
@@ -115,22 +115,23 @@ __device__ __forceinline__ void add_unit_rows(
   }
 }
 
+// Of the blocks that are not fused, two share a multiprocessor; left to itself the compiler takes all
+// registers for one.
 template <typename T, Job kJob, bool kFused, int kPieces, int kRows, int kMaxThreads>
-__global__ void __launch_bounds__(kMaxThreads) row_pass(const RowPassArguments a) {
+__global__ void __launch_bounds__(kMaxThreads, kFused ? 1 : 2) row_pass(const RowPassArguments a) {
   constexpr bool kCosines = kJob != Job::kGates;
   constexpr bool kCounts = kJob != Job::kCosine;
   constexpr int kTensors = kJob == Job::kPair ? 2 : 1;
-  constexpr int kColumns = kPieces * kPiece<T>;
   using Sum = typename Element<T>::Sum;
   TFC_DYNAMIC_SHARED(char, memory);
-  const RowPassShared<kTensors, kColumns, kRows> shared(memory);
+  const RowPassShared shared(memory, kTensors * kRows);
   const bool leads = threadIdx.x == 0;
   ChunkTotals& totals = *shared.totals;  // only thread 0 looks at it
   if (leads) totals = ChunkTotals{};
   if (leads && blockIdx.x == 0 && blockIdx.y == 0) store(a.blocks_ended, 0u);
 
-  const int64_t begin = move_to_class(a, blockIdx.x * a.chunk_rows);
-  const int64_t end = move_to_class(a, (blockIdx.x + int64_t{1}) * a.chunk_rows);
+  const int32_t begin = move_to_class(a, blockIdx.x * int64_t{a.chunk_rows});
+  const int32_t end = move_to_class(a, (blockIdx.x + int64_t{1}) * a.chunk_rows);
   ColumnSums<T, kCosines, kCounts, kTensors, kPieces> sums;
   sums.clear();
   ClassSpan span{begin, begin};
@@ -141,19 +142,19 @@ __global__ void __launch_bounds__(kMaxThreads) row_pass(const RowPassArguments a
   // The class at hand has ended: it is the head, or lies wholly inside.
   const auto close_class = [&] {
     if (span.begin < begin) {
-      store_partial<T, kCosines, kCounts, kTensors, kPieces>(a, kHeadSlot, sums.sum, sums.open);
-      sums.clear_class();
+      store_partial(a, kHeadSlot, sums);
+      sums.clear();
       flags |= kHasHead | kSplit;
       if (leads) {
-        totals.head_rows = static_cast<int32_t>(span.end - begin);
+        totals.head_rows = span.end - begin;
         for (int t = 0; t < 2; ++t) totals.head_valid[t] = totals.tail_valid[t];
       }
     } else {
-      const int64_t rows = span.end - span.begin;
-      sums.close_inner(shared.inner, rows, (flags & kHasInner) == 0);
+      const int32_t rows = span.end - span.begin;
+      sums.close_inner(shared, rows, (flags & kHasInner) == 0);
       flags |= kHasInner | kSplit;
       if (leads) {
-        totals.inner_pairs += rows * (rows - 1) / 2;
+        totals.inner_pairs += int64_t{rows} * (rows - 1) / 2;
         for (int t = 0; t < 2; ++t) {
           totals.inner_valid_pairs[t] += int64_t{totals.tail_valid[t]} * (totals.tail_valid[t] - 1);
         }
@@ -163,8 +164,8 @@ __global__ void __launch_bounds__(kMaxThreads) row_pass(const RowPassArguments a
     span = span.end < end ? class_at(a.groups, a.rows, span.end) : ClassSpan{span.end, span.end};
   };
 
-  for (int64_t position = begin; position < end; position += kRows, turn ^= 1) {
-    const int count = end - position < kRows ? static_cast<int>(end - position) : kRows;
+  for (int32_t position = begin; position < end; position += kRows, turn ^= 1) {
+    const int count = end - position < kRows ? end - position : kRows;
     uint4 piece[kTensors][kRows][kPieces];
     int64_t row[kRows];
 #pragma unroll
@@ -176,7 +177,7 @@ __global__ void __launch_bounds__(kMaxThreads) row_pass(const RowPassArguments a
     for (int r = 0; r < kRows; ++r) {
 #pragma unroll
       for (int p = 0; p < kPieces; ++p) {
-        const int64_t column = column_of<T, kPieces>(p);
+        const int32_t column = column_of<T, kPieces>(p);
         piece[0][r][p] = {0, 0, 0, 0};
         if constexpr (kTensors == 2) piece[1][r][p] = {0, 0, 0, 0};
         if (r >= count || column >= a.width) continue;
@@ -194,7 +195,7 @@ __global__ void __launch_bounds__(kMaxThreads) row_pass(const RowPassArguments a
         for (int r = 0; r < kRows; ++r) {
 #pragma unroll
           for (int p = 0; p < kPieces; ++p) {
-            const int64_t column = column_of<T, kPieces>(p);
+            const int32_t column = column_of<T, kPieces>(p);
             if (r >= count || column >= a.width) continue;
             store_piece(static_cast<T*>(a.grad_in) + row[r] * a.grad_in_stride, column, a.width, a.aligned,
                         gate_through<T>(piece[0][r][p], piece[1][r][p]));
@@ -223,8 +224,8 @@ __global__ void __launch_bounds__(kMaxThreads) row_pass(const RowPassArguments a
 
     // Class by class.
     for (int from = 0; from < count;) {
-      const int64_t left = span.end - position;
-      const int upto = left < count ? static_cast<int>(left) : count;
+      const int32_t left = span.end - position;
+      const int upto = left < count ? left : count;
       if constexpr (kCosines) {
         add_unit_rows<T, kTensors, kPieces, kRows>(piece, scales, from, upto, sums.sum);
         if (leads) {
@@ -252,40 +253,32 @@ __global__ void __launch_bounds__(kMaxThreads) row_pass(const RowPassArguments a
 
   if (span.begin < end) {  // the last class goes on
     const bool is_head = span.begin < begin;
-    store_partial<T, kCosines, kCounts, kTensors, kPieces>(a, is_head ? kHeadSlot : kTailSlot, sums.sum,
-                                                           sums.open);
+    store_partial(a, is_head ? kHeadSlot : kTailSlot, sums);
     flags |= is_head ? kHasHead : kHasTail;
     if (leads && is_head) {
-      totals.head_rows = static_cast<int32_t>(end - begin);
+      totals.head_rows = end - begin;
       for (int t = 0; t < 2; ++t) {
         totals.head_valid[t] = totals.tail_valid[t];
         totals.tail_valid[t] = 0;
       }
     } else if (leads) {
-      totals.tail_rows = static_cast<int32_t>(end - span.begin);
+      totals.tail_rows = end - span.begin;
     }
   }
+  TileTotals tile{};
   if ((flags & kHasInner) != 0) {
+    sums.read_inner(shared);
+    store_partial(a, kInnerSlot, sums);
     if constexpr (kCosines) {
 #pragma unroll
       for (int t = 0; t < kTensors; ++t) {
-#pragma unroll
-        for (int i = 0; i < kColumns; ++i) {
-          sums.sum[t][i] =
-              static_cast<Sum>(shared.inner[(t * kColumns + i) * static_cast<int>(blockDim.x) + threadIdx.x]);
-        }
+        tile.within[t] = block_sum(shared.cell<double>(sums.kWithin + t), shared.wide);
       }
     }
-    store_partial<T, kCosines, kCounts, kTensors, kPieces>(a, kInnerSlot, sums.sum, sums.inner_open);
-  }
-
-  TileTotals tile{};
-  if constexpr (kCosines) {
-#pragma unroll
-    for (int t = 0; t < kTensors; ++t) tile.within[t] = block_sum(sums.within[t], shared.wide);
-  }
-  if constexpr (kCounts) {
-    tile.disagree = block_sum(sums.disagree, reinterpret_cast<int64_t*>(shared.wide));
+    if constexpr (kCounts) {
+      tile.disagree =
+          block_sum(shared.cell<int64_t>(sums.kDisagree), reinterpret_cast<int64_t*>(shared.wide));
+    }
   }
   if (!leads) return;
   store(a.tile_totals + (blockIdx.x * int64_t{gridDim.y} + blockIdx.y), tile);
@@ -312,14 +305,12 @@ cudaError_t launch(const RowPassArguments& a, const Plan& plan, cudaStream_t str
 template <typename T, Job kJob>
 cudaError_t launch_shape(const RowPassArguments& a, const Plan& plan, cudaStream_t stream) {
   if (!plan.fused) return launch<T, kJob, false, 1, 4, 256>(a, plan, stream);
-  if constexpr (kJob != Job::kGates && sizeof(T) == 4) {
-    if (plan.pieces == 1) return launch<T, kJob, true, 1, 4, 512>(a, plan, stream);
-    if (plan.rows_at_once == 2) return launch<T, kJob, true, 2, 2, 512>(a, plan, stream);
-    return launch<T, kJob, true, 2, 1, 1024>(a, plan, stream);
-  }
-  if constexpr (kJob != Job::kGates && sizeof(T) == 2) {
-    if (plan.rows_at_once == 4) return launch<T, kJob, true, 1, 4, 512>(a, plan, stream);
-    return launch<T, kJob, true, 1, 2, 1024>(a, plan, stream);
+  if constexpr (kJob != Job::kGates && sizeof(T) < 8) {
+    if (plan.pieces == 1 && plan.rows_at_once == 4) return launch<T, kJob, true, 1, 4, 512>(a, plan, stream);
+    if constexpr (sizeof(T) == 4) {
+      if (plan.rows_at_once == 2) return launch<T, kJob, true, 2, 2, 512>(a, plan, stream);
+    }
+    if constexpr (kJob != Job::kPair) return launch<T, kJob, true, sizeof(T) / 2, 1, 1024>(a, plan, stream);
   }
   return cudaErrorInvalidValue;
 }
@@ -349,9 +340,9 @@ cudaError_t launch_row_pass(const Pass& pass, cudaStream_t stream) {
                            batch.feature_stride,
                            batch.gradient_stride,
                            batch.grad_in_stride,
-                           plan.rows,
-                           plan.width,
-                           plan.chunk_rows,
+                           static_cast<int32_t>(plan.rows),
+                           static_cast<int32_t>(plan.width),
+                           static_cast<int32_t>(plan.chunk_rows),
                            plan.pitch,
                            batch.groups,
                            pass.aligned,

@@ -16,16 +16,17 @@ struct RowScalesArguments {
   const void* rows[2];
   int64_t stride[2];
   void* scales[2];
-  int64_t width;
+  int32_t width;
   bool aligned;
 };
 
 // Sum over the block of (x * factor)^2: short sums in Wide, the rest in double.
 template <typename T, typename Wide>
-__device__ __forceinline__ double sum_squares(const T* row, int64_t width, bool aligned, Wide factor,
+__device__ __forceinline__ double sum_squares(const T* row, int32_t width, bool aligned, Wide factor,
                                               double* slots) {
   double sum = 0;
-  for (int64_t j = threadIdx.x * int64_t{kPiece<T>}; j < width; j += blockDim.x * int64_t{kPiece<T>}) {
+  const int32_t step = static_cast<int32_t>(blockDim.x) * kPiece<T>;
+  for (int32_t j = static_cast<int32_t>(threadIdx.x) * kPiece<T>; j < width; j += step) {
     const uint4 piece = load_piece<T>(row, j, width, aligned);
     Wide squares = 0;
 #pragma unroll
@@ -39,14 +40,14 @@ __device__ __forceinline__ double sum_squares(const T* row, int64_t width, bool 
 }
 
 template <typename T>
-__device__ __forceinline__ RowScale<float> find_scale(const T* row, int64_t width, bool aligned,
+__device__ __forceinline__ RowScale<float> find_scale(const T* row, int32_t width, bool aligned,
                                                       double* slots) {
   const float squares = static_cast<float>(sum_squares<T, float>(row, width, aligned, 1, slots));
   if (is_in_range(squares)) return scale_in_range(squares);
   return scale_from_double(sum_squares<T, double>(row, width, aligned, 1, slots));
 }
 
-__device__ __forceinline__ RowScale<double> find_scale(const double* row, int64_t width, bool aligned,
+__device__ __forceinline__ RowScale<double> find_scale(const double* row, int32_t width, bool aligned,
                                                        double* slots) {
   const double squares = sum_squares<double, double>(row, width, aligned, 1, slots);
   if (squares >= 0x1p-900 && squares <= 0x1p+900) return scale_from_squares(squares, kUsual);
@@ -82,7 +83,7 @@ cudaError_t launch_row_scales(const Pass& pass, cudaStream_t stream) {
   const RowScalesArguments a{{pass.batch.feature, pass.batch.gradient},
                              {pass.batch.feature_stride, pass.batch.gradient_stride},
                              {pass.at<void>(plan.scales[0]), pass.at<void>(plan.scales[1])},
-                             plan.width,
+                             static_cast<int32_t>(plan.width),
                              pass.aligned};
   switch (plan.scalar) {
     case Scalar::kFloat32:
