@@ -122,7 +122,8 @@ std::vector<Thread> threads;
 std::vector<uint64_t> met;  // [threads] what the lanes brought to the last operation of their warp
 const std::function<void()>* body = nullptr;
 int current = -1;
-std::vector<int> ready;
+std::vector<std::vector<int>> ready;  // [warps] threads that can go on
+std::vector<uint64_t> priority;       // [warps]
 
 constexpr size_t kSharedBytes = size_t{232448};
 constexpr size_t kWatched = 4096;
@@ -162,7 +163,7 @@ void release(int first, int last, State state) {
   for (int i = first; i < last; ++i) {
     if (threads[i].state != state) continue;
     threads[i].state = State::kReady;
-    ready.push_back(i);
+    ready[i / 32].push_back(i);
   }
 }
 
@@ -170,6 +171,20 @@ std::string describe(int thread) {
   const Thread& t = threads[thread];
   const std::string what = t.state == State::kEnded ? "has ended" : "waits at " + t.place.text();
   return "thread " + std::to_string(thread) + " " + what;
+}
+
+// The warp with ready threads that comes first in an order that is drawn anew at every barrier; -1: none. So
+// one warp runs from barrier to barrier before another one begins, as far apart as a device may let them get.
+int next_warp() {
+  int best = -1;
+  for (int w = 0; w < static_cast<int>(ready.size()); ++w) {
+    if (!ready[w].empty() && (best < 0 || priority[w] > priority[best])) best = w;
+  }
+  return best;
+}
+
+void draw_priorities() {
+  for (uint64_t& value : priority) value = draw();
 }
 
 // All threads that are left wait at the barrier: lets them go.
@@ -183,6 +198,7 @@ bool pass_barrier() {
     return false;
   }
   release(0, static_cast<int>(threads.size()), State::kAtBarrier);
+  draw_priorities();
   return true;
 }
 
@@ -200,7 +216,7 @@ void pass_warp_operation(int arrived) {
     if (!(mask >> i & 1)) continue;
     met[begin + i] = threads[begin + i].brought;
     threads[begin + i].state = State::kReady;
-    ready.push_back(begin + i);
+    ready[begin / 32].push_back(begin + i);
   }
 }
 
@@ -225,14 +241,22 @@ void run_block(int num_threads, int64_t shared_bytes) {
   std::memset(__start_tfc_shared, 0xFF, __stop_tfc_shared - __start_tfc_shared);
   threads.assign(num_threads, {});
   met.assign(num_threads + 31, 0);
-  ready.resize(num_threads);
-  std::iota(ready.begin(), ready.end(), 0);
-  for (int i = 0; i < num_threads; ++i) prepare(threads[i].fiber, stacks() + i * kStackBytes, kStackBytes);
+  ready.assign((num_threads + 31) / 32, {});
+  priority.resize(ready.size());
+  draw_priorities();
+  for (int i = 0; i < num_threads; ++i) {
+    prepare(threads[i].fiber, stacks() + i * kStackBytes, kStackBytes);
+    ready[i / 32].push_back(i);
+  }
   std::vector<int> round;
   while (first_error.empty()) {
-    if (ready.empty() && !pass_barrier()) break;
-    round.swap(ready);
-    ready.clear();
+    const int warp = next_warp();
+    if (warp < 0) {
+      if (pass_barrier()) continue;
+      break;
+    }
+    round.swap(ready[warp]);
+    ready[warp].clear();
     shuffle(round);
     for (const int i : round) {
       current = i;

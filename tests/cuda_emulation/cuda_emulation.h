@@ -1,8 +1,9 @@
 // CUDA kernels as g++ compiles them: enough of the language to run a grid on the processor.
 //
 // Blocks run one after another, in an order drawn from a seed. The threads of a block are fibers: each
-// runs until it waits for others (a barrier, a warp operation), then another one, drawn from the seed,
-// goes on. So a kernel that lacks a barrier gives different results for different seeds.
+// runs until it waits for others (a barrier, a warp operation). A warp runs on until all of its threads
+// wait at a barrier, then the next one, drawn from the seed. So a kernel that lacks a barrier gives
+// different results for different seeds.
 //
 // Reported as errors, with the thread's number: an access to global memory outside of what the test has
 // registered or off its alignment (all accesses go through load, store and atomicAdd), writing what is

@@ -164,7 +164,7 @@ def test_other_jobs(
 CLASSES = {
     "one class": lambda rng, n: np.zeros(n, np.int64),
     "one row each": lambda rng, n: rng.permutation(n),
-    "empty classes": lambda rng, n: rng.choice([2, 3, n - 1], n),
+    "empty classes": lambda rng, n: rng.choice([0, n // 2, n - 1], n),
     "small classes": lambda rng, n: np.arange(n) // 3,
     "one row apart": lambda rng, n: (np.arange(n) == n // 2).astype(np.int64),
     "halves": lambda rng, n: np.arange(n) * 2 // n,
@@ -190,7 +190,7 @@ def test_rows_that_are_all_alike(library: Library, rng: np.random.Generator, sca
         check_backward(library, x.abs(), x, rng.integers(0, 3, 90), 3)
 
 
-@pytest.mark.parametrize("scale", [1e-320, 1e-300, 1e-160, 1e160, 1e307])
+@pytest.mark.parametrize("scale", [1e-320, 1e-300, 1e-160, 1e160, 1e305])
 def test_ends_of_float64(library: Library, rng: np.random.Generator, scale: float) -> None:
     x = torch.from_numpy(rng.uniform(0.5, 1, (10, 9)) * scale)
     check_backward(library, x, -x, rng.integers(0, 3, 10), 3)

@@ -56,14 +56,14 @@ __device__ __forceinline__ void next_step(const EndStepArguments& a, StepHeader 
 __global__ void __launch_bounds__(kThreads) end_step_kernel(const EndStepArguments a) {
   TFC_DYNAMIC_SHARED(int64_t, slots);
   const StepHeader header = load(reinterpret_cast<const StepHeader*>(a.sites));
+  auto* place = reinterpret_cast<BatchSums*>(a.sites + (blockIdx.x + int64_t{1}) * kSiteDoubles);
+  const BatchSums site = load(place);
+  __syncthreads();  // thread 0 is about to change what all have read
   const Ring& ring = a.ring;
   if (header.enabled != 0) {
-    auto* place = reinterpret_cast<BatchSums*>(a.sites + (blockIdx.x + int64_t{1}) * kSiteDoubles);
-    const BatchSums site = load(place);
     const bool has_units = site.units_begin >= 0;
     WindowCounts counts;
     if (has_units && site.batches > 0) counts = count_site(a, header, site, slots);
-    __syncthreads();  // all threads have read the sums
     if (threadIdx.x == 0) {
       double record[kColumns];
       if (site.batches > 0) {

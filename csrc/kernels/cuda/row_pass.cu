@@ -40,8 +40,8 @@ struct Scales {
 // From the pieces that the block holds.
 template <typename T, int kTensors, int kPieces, int kRows>
 __device__ __forceinline__ void find_scales(const uint4 (&piece)[kTensors][kRows][kPieces],
-                                            const RowPassShared& shared,
-                                            int count, int turn, Scales<T, kTensors, kRows>& scales) {
+                                            const RowPassShared& shared, int count, int turn,
+                                            Scales<T, kTensors, kRows>& scales) {
   float squares[kTensors * kRows];
 #pragma unroll
   for (int t = 0; t < kTensors; ++t) {

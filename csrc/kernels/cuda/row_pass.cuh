@@ -189,8 +189,7 @@ __device__ __forceinline__ void store_sums(double* row, const double* values, in
 // One partial row.
 template <typename T, bool kCosines, bool kCounts, int kTensors, int kPieces>
 __device__ __forceinline__ void store_partial(
-    const RowPassArguments& a, Slot slot,
-    const ColumnSums<T, kCosines, kCounts, kTensors, kPieces>& sums) {
+    const RowPassArguments& a, Slot slot, const ColumnSums<T, kCosines, kCounts, kTensors, kPieces>& sums) {
   using Sum = typename Element<T>::Sum;
   const int64_t row = (blockIdx.x * int64_t{kSlots} + slot) * a.pitch;
 #pragma unroll
