@@ -59,21 +59,29 @@ def compile_file(source: Path, architecture: str) -> str:
     return done.stdout + done.stderr
 
 
+def function_name(mangled: str) -> str:
+    """The last of the nested names of `_ZN3tfc4cuda...`, each behind its length."""
+    name, at = mangled, len("_ZN")
+    while found := re.match(r"\d+", mangled[at:]):
+        begin = at + len(found[0])
+        at = begin + int(found[0])
+        name = mangled[begin:at]
+    return name
+
+
 def readable(mangled: str) -> str:
-    found = _ROW_PASS.search(mangled)
-    dtype = next((t for t in ("BFloat16", "Half") if t in mangled), None)
-    if found is None:
-        base = next(
-            (name for name in re.findall(r"\d+([a-z_]+)", mangled) if "anonymous" not in name), ""
-        )
-        single = re.search(r"row_scalesI([fd])", mangled)
-        dtype = _TYPES[single[1]] if single else dtype
-        return base + (f"<{dtype}>" if dtype else "")
-    dtype = dtype or _TYPES[found["type"]]
-    way = "fused" if found["fused"] == "1" else "scales given"
+    name = function_name(mangled)
+    template = re.search(rf"{name}I(?P<code>[fd]|\S*?(?P<half>BFloat16|Half))", mangled)
+    if template is None:
+        return name
+    dtype = template["half"] or _TYPES[template["code"]]
+    row_pass = _ROW_PASS.search(mangled)
+    if row_pass is None:
+        return f"{name}<{dtype}>"
+    way = "fused" if row_pass["fused"] == "1" else "scales given"
     return (
-        f"row_pass<{dtype}, {_JOBS[int(found['job'])]}, {way}, {found['pieces']} x 16 bytes, "
-        f"{found['rows']} rows, {found['threads']} threads>"
+        f"{name}<{dtype}, {_JOBS[int(row_pass['job'])]}, {way}, {row_pass['pieces']} x 16 bytes, "
+        f"{row_pass['rows']} rows, {row_pass['threads']} threads>"
     )
 
 

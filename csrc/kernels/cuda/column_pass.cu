@@ -208,8 +208,8 @@ __device__ __noinline__ void finish(const ColumnPassArguments& a, char* memory) 
     __syncthreads();
     if (threadIdx.x % (2 * step) == 0) runs[threadIdx.x].add(runs[threadIdx.x + step]);
   }
-  const ClassRows::Closed classes = runs[0].close();  // of use to thread 0 only, which made it
-  __syncthreads();
+  ClassRows::Closed classes;
+  if (threadIdx.x == 0) classes = runs[0].close();
   sum_over_block(sums, reinterpret_cast<double*>(memory));
   if (threadIdx.x != 0) return;
 
@@ -256,8 +256,7 @@ __global__ void __launch_bounds__(kColumnThreads) column_pass(const ColumnPassAr
     totals.disagree_within = closed.disagree;
     if (warp_of_thread() == 0) count_units(a, column, closed.open, totals);
   }
-  unsigned* ticket = reinterpret_cast<unsigned*>(memory);
-  __syncthreads();
+  unsigned* ticket = reinterpret_cast<unsigned*>(memory);  // only warp 0 has still read what lies there
   if (warp_of_thread() == 0) {
     sum_over_warp(totals);
     if (lane_of_thread() == 0) {

@@ -82,7 +82,9 @@ __global__ void __launch_bounds__(kThreads) end_step_kernel(const EndStepArgumen
   }
   if (threadIdx.x != 0) return;
   __threadfence();  // the header is read before the block counts as ended
-  if (atomicAdd(ring.blocks_ended, 1u) == gridDim.x - 1) next_step(a, header);
+  if (atomicAdd(ring.blocks_ended, 1u) != gridDim.x - 1) return;
+  __threadfence();
+  next_step(a, header);
 }
 
 }  // namespace
