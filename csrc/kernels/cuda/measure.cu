@@ -5,8 +5,9 @@
 namespace tfc::cuda {
 namespace {
 
-// Two of them hide each other's waits for memory.
-constexpr int64_t kBlocksPerMultiprocessor = 2;
+// Threads that a multiprocessor has registers for, at 128 each; more blocks would wait for their turn, and
+// only leave more partial rows.
+constexpr int64_t kResidentThreads = 512;
 constexpr int64_t kLeastChunkRows = 4;
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -64,8 +65,9 @@ Plan make_plan(Job job, Scalar scalar, int64_t rows, int64_t width, bool labelle
     plan.tiles = std::max<int64_t>(1, divide_up(pieces, plan.threads));
     plan.shared_bytes = row_pass_bytes(plan);
   }
-  const int64_t wanted =
-      divide_up(kBlocksPerMultiprocessor * device.multiprocessors * (plan.fused ? 1 : 2), plan.tiles);
+  const int64_t resident =
+      std::clamp<int64_t>(kResidentThreads / plan.threads, 1, 8) * device.multiprocessors;
+  const int64_t wanted = divide_up(plan.fused ? resident : 2 * resident, plan.tiles);
   // By half as much again a chunk may grow: then it has 32 * rows_at_once rows.
   const int64_t most = int64_t{64} * plan.rows_at_once / 3;
   plan.chunk_rows = std::clamp(divide_up(rows, wanted), kLeastChunkRows, most);
