@@ -109,6 +109,7 @@ __device__ __forceinline__ void count_units(const ColumnPassArguments& a, int64_
 }
 
 __device__ __forceinline__ void sum_over_warp(ColumnTotals& totals) {
+#pragma unroll
   for (int t = 0; t < 2; ++t) {
     totals.all[t] = warp_sum(totals.all[t]);
     totals.within[t] = warp_sum(totals.within[t]);
@@ -133,6 +134,7 @@ __device__ __forceinline__ void add_chunk(const ChunkTotals& chunk, Run<ClassRow
   of_chunk.head.rows = chunk.head_rows;
   of_chunk.tail.rows = chunk.tail_rows;
   of_chunk.closed.pairs = chunk.inner_pairs;
+#pragma unroll
   for (int t = 0; t < 2; ++t) {
     of_chunk.head.valid[t] = chunk.head_valid[t];
     of_chunk.tail.valid[t] = chunk.tail_valid[t];
@@ -147,6 +149,7 @@ __device__ __forceinline__ void add_chunk(const ChunkTotals& chunk, Run<ClassRow
 
 __device__ __forceinline__ void sum_over_block(BatchTotals& sums, double* slots) {
   int64_t* counts = reinterpret_cast<int64_t*>(slots);
+#pragma unroll
   for (int t = 0; t < 2; ++t) {
     sums.columns.all[t] = block_sum(sums.columns.all[t], slots);
     sums.columns.within[t] = block_sum(sums.columns.within[t], slots);
@@ -180,6 +183,7 @@ __device__ __noinline__ void finish(const ColumnPassArguments& a, char* memory) 
   BatchTotals sums{};
   for (int64_t i = threadIdx.x; i < gridDim.x; i += kColumnThreads) {
     const ColumnTotals totals = load(a.column_totals + i);
+#pragma unroll
     for (int t = 0; t < 2; ++t) {
       sums.columns.all[t] += totals.all[t];
       sums.columns.within[t] += totals.within[t];
@@ -192,6 +196,7 @@ __device__ __noinline__ void finish(const ColumnPassArguments& a, char* memory) 
   }
   for (int64_t i = threadIdx.x; i < a.chunks * a.tiles; i += kColumnThreads) {
     const TileTotals totals = load(a.tile_totals + i);
+#pragma unroll
     for (int t = 0; t < 2; ++t) sums.columns.within[t] += totals.within[t];
     sums.columns.disagree_within += totals.disagree;
   }
@@ -242,6 +247,7 @@ __global__ void __launch_bounds__(kColumnThreads) column_pass(const ColumnPassAr
   TFC_DYNAMIC_SHARED(char, memory);
   const int64_t column = blockIdx.x * int64_t{32} + lane_of_thread();
   ColumnTotals totals{};
+#pragma unroll
   for (int t = 0; t < 2; ++t) {
     if (a.sums[t] == nullptr) continue;
     auto* runs = reinterpret_cast<Run<UnitSum>*>(memory);

@@ -173,20 +173,28 @@ __global__ void __launch_bounds__(kMaxThreads, kFused ? 1 : 2) row_pass(const Ro
       row[r] = position + r;
       if (r < count && a.groups.order != nullptr) row[r] = load(a.groups.order + row[r]);
     }
+    const auto load_rows = [&](int p, int32_t column, bool aligned) {
 #pragma unroll
-    for (int r = 0; r < kRows; ++r) {
-#pragma unroll
-      for (int p = 0; p < kPieces; ++p) {
-        const int32_t column = column_of<T, kPieces>(p);
+      for (int r = 0; r < kRows; ++r) {
         piece[0][r][p] = {0, 0, 0, 0};
         if constexpr (kTensors == 2) piece[1][r][p] = {0, 0, 0, 0};
         if (r >= count || column >= a.width) continue;
         piece[0][r][p] = load_piece(static_cast<const T*>(a.feature) + row[r] * a.feature_stride, column,
-                                    a.width, a.aligned);
+                                    a.width, aligned);
         if constexpr (kTensors == 2) {
           piece[1][r][p] = load_piece(static_cast<const T*>(a.gradient) + row[r] * a.gradient_stride, column,
-                                      a.width, a.aligned);
+                                      a.width, aligned);
         }
+      }
+    };
+#pragma unroll
+    for (int p = 0; p < kPieces; ++p) {
+      const int32_t column = column_of<T, kPieces>(p);
+      // One branch for all rows, so that their loads are under way at the same time.
+      if (a.aligned && column + kPiece<T> <= a.width) {
+        load_rows(p, column, true);
+      } else {
+        load_rows(p, column, false);
       }
     }
     if constexpr (kTensors == 2) {
