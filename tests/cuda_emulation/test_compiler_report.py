@@ -30,8 +30,12 @@ def check_cuda(monkeypatch: pytest.MonkeyPatch):
 
 def test_names_and_spills(check_cuda) -> None:
     output = REPORT.format(name=ROW_PASS, stores=12, loads=32)
-    output += REPORT.format(name=SPACE + "11column_passENS0_19ColumnPassArgumentsE", stores=0, loads=0)
-    output += REPORT.format(name=SPACE + "10row_scalesIfEEvNS1_18RowScalesArgumentsE", stores=0, loads=0)
+    output += REPORT.format(
+        name=SPACE + "11column_passENS0_19ColumnPassArgumentsE", stores=0, loads=0
+    )
+    output += REPORT.format(
+        name=SPACE + "10row_scalesIfEEvNS1_18RowScalesArgumentsE", stores=0, loads=0
+    )
     assert check_cuda.kernels_of(output) == [
         ("column_pass", 64, 0, 8),
         ("row_pass<BFloat16, pair, fused, 1 x 16 bytes, 4 rows, 512 threads>", 64, 44, 8),
@@ -41,7 +45,11 @@ def test_names_and_spills(check_cuda) -> None:
 
 @pytest.mark.parametrize(("spilled", "status"), [(0, 0), (4, 1)])
 def test_a_spill_fails_the_check(
-    check_cuda, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], spilled: int, status: int
+    check_cuda,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    spilled: int,
+    status: int,
 ) -> None:
     report = REPORT.format(name=ROW_PASS, stores=spilled, loads=0)
     monkeypatch.setattr(check_cuda.shutil, "which", lambda _: "nvcc")
