@@ -7,8 +7,8 @@
 // 3 * chunks rows for any number of classes, and are mostly one row per chunk, since the end of a chunk
 // moves back to the beginning of a class that is less than half a chunk away.
 //
-// Sums of float32 are never longer than 32 additions: rows are added up kRowsAtOnce at a time before they
-// join the sum, and a chunk has at most 32 * kRowsAtOnce rows.
+// Sums of float32 are never longer than 32 additions: rows are added up rows_at_once at a time before they
+// join the sum, and a chunk has at most 32 * rows_at_once rows.
 //
 // Traffic of partials per chunk of R rows and per column: 9 bytes written (two float32 sums, one byte of
 // gates) and 9 read by the column pass, beside 12 R (float32) or 6 R (half) bytes of the pass itself:

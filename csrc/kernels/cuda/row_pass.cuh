@@ -8,7 +8,7 @@
 // A thread owns the same columns of every row, so sums never leave it; sums over classes that end within
 // the chunk go to shared memory in double, where a thread again only meets its own columns.
 //
-// Traffic: reads feature and gradient once, writes grad_in once; partial rows as told in plan.h; 160 bytes
+// Traffic: reads feature and gradient once, writes grad_in once; partial rows as told in plan.h; 120 bytes
 // per chunk of totals; order and class_ptr, 8 and up to 12 bytes per row. One launch.
 #pragma once
 
