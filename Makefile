@@ -10,10 +10,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.tfc_fast
 NATIVE := $(shell find csrc cmake -type f) CMakeLists.txt pyproject.toml
 
-.PHONY: setup demo test lint format types bench overhead peers dist clean help
+.PHONY: setup demo test lint format types bench overhead peers dist cuda-check cuda-report clean help
 
 help: ## Show the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 $(STAMP)-deps: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -38,12 +38,12 @@ test: setup ## Run all tests
 lint: setup ## Check style of Python and C++
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	git ls-files csrc | xargs $(CURDIR)/$(BIN)/clang-format --dry-run --Werror
+	git ls-files csrc tests/cuda_emulation/'*.h' tests/cuda_emulation/'*.cpp' | xargs $(CURDIR)/$(BIN)/clang-format --dry-run --Werror
 
 format: setup ## Bring Python and C++ into shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	git ls-files csrc | xargs $(BIN)/clang-format -i
+	git ls-files csrc tests/cuda_emulation/'*.h' tests/cuda_emulation/'*.cpp' | xargs $(BIN)/clang-format -i
 
 types: setup ## Check types
 	$(BIN)/mypy
@@ -63,6 +63,12 @@ dist: setup ## Build sdist and wheel, and test the wheel away from the source tr
 	rm -rf dist
 	$(BIN)/python -m build --no-isolation --outdir dist
 	$(BIN)/python tests/packaging/check_wheel.py dist
+
+cuda-check: ## Compile the CUDA kernels, if nvcc is there, and look for spilled registers
+	$(PYTHON) tests/packaging/check_cuda.py
+
+cuda-report: ## The same, and write docs/cuda-kernels.txt
+	$(PYTHON) tests/packaging/check_cuda.py --report docs/cuda-kernels.txt
 
 clean: ## Remove everything that the targets make
 	rm -rf $(VENV) build dist runs .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

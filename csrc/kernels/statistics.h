@@ -9,6 +9,13 @@
 #include <cstdint>
 #include <limits>
 
+// nvcc compiles the same formulas for the device.
+#ifdef __CUDACC__
+#define TFC_HOST_DEVICE __host__ __device__
+#else
+#define TFC_HOST_DEVICE
+#endif
+
 namespace tfc {
 
 struct CosineSums {
@@ -79,10 +86,12 @@ enum Column : int {
 
 constexpr double kNotMeasured = std::numeric_limits<double>::quiet_NaN();
 
-inline double ratio(double sum, double count) { return count > 0 ? sum / count : kNotMeasured; }
+TFC_HOST_DEVICE inline double ratio(double sum, double count) {
+  return count > 0 ? sum / count : kNotMeasured;
+}
 
 // Clamped after the division, never before: rounding may leave 1 + 1e-16.
-inline double cosine_ratio(double sum, double pairs) {
+TFC_HOST_DEVICE inline double cosine_ratio(double sum, double pairs) {
   const double mean = ratio(sum, pairs);
   return mean > 1 ? 1 : mean < -1 ? -1 : mean;
 }
@@ -91,14 +100,109 @@ struct CosineMeans {
   double all, within, between;
 };
 
-inline CosineMeans cosine_means(const CosineSums& s, bool labelled) {
+TFC_HOST_DEVICE inline CosineMeans cosine_means(const CosineSums& s, bool labelled) {
   return {cosine_ratio(s.all, s.all_pairs), labelled ? cosine_ratio(s.within, s.within_pairs) : kNotMeasured,
           labelled ? cosine_ratio(s.all - s.within, s.all_pairs - s.within_pairs) : kNotMeasured};
 }
 
-inline CosineMeans agreement_means(const GateSums& g, bool labelled) {
+TFC_HOST_DEVICE inline CosineMeans agreement_means(const GateSums& g, bool labelled) {
   return {ratio(g.agree_all, g.all_pairs), labelled ? ratio(g.agree_within, g.within_pairs) : kNotMeasured,
           labelled ? ratio(g.agree_all - g.agree_within, g.all_pairs - g.within_pairs) : kNotMeasured};
+}
+
+// Whole numbers counted over the gates of one batch of rows.
+struct GateCounts {
+  int64_t rows, width;
+  int64_t open;
+  // Sum over units of k (k - n), with k of n rows open: agreeing pairs are that plus n (n - 1) / 2.
+  int64_t disagree_all, disagree_within;
+  int64_t within_pairs;  // pairs of rows of one class
+};
+
+TFC_HOST_DEVICE inline GateSums gate_sums(const GateCounts& counts) {
+  const int64_t width = counts.width;
+  const int64_t all_pairs = counts.rows * (counts.rows - 1) / 2;
+  GateSums sums;
+  sums.open = static_cast<double>(counts.open);
+  sums.gates = static_cast<double>(counts.rows * width);
+  sums.agree_all = static_cast<double>(all_pairs * width + counts.disagree_all);
+  sums.all_pairs = static_cast<double>(all_pairs * width);
+  sums.agree_within = static_cast<double>(counts.within_pairs * width + counts.disagree_within);
+  sums.within_pairs = static_cast<double>(counts.within_pairs * width);
+  return sums;
+}
+
+TFC_HOST_DEVICE inline void accumulate(const CosineSums& batch, CosineSums& site) {
+  site.all += batch.all;
+  site.all_pairs += batch.all_pairs;
+  site.within += batch.within;
+  site.within_pairs += batch.within_pairs;
+  site.norm += batch.norm;
+  site.valid += batch.valid;
+  site.zero += batch.zero;
+}
+
+// Adds one micro-batch to what a site holds of the step.
+TFC_HOST_DEVICE inline void accumulate(const BatchSums& batch, BatchSums& site) {
+  site.batches += batch.batches;
+  site.rows += batch.rows;
+  site.nonfinite += batch.nonfinite;
+  site.nanoseconds += batch.nanoseconds;
+  site.width = batch.width;
+  site.labelled = batch.labelled;
+  site.last_batch = batch.last_batch;
+  accumulate(batch.feature, site.feature);
+  accumulate(batch.gradient, site.gradient);
+  site.gates.open += batch.gates.open;
+  site.gates.gates += batch.gates.gates;
+  site.gates.agree_all += batch.gates.agree_all;
+  site.gates.all_pairs += batch.gates.all_pairs;
+  site.gates.agree_within += batch.gates.agree_within;
+  site.gates.within_pairs += batch.gates.within_pairs;
+}
+
+// Of the units of a site: those open in no row of this step, in every row of it, in no row of the window.
+struct WindowCounts {
+  int64_t dead = 0, always_on = 0, dead_in_window = 0;
+};
+
+// Adds one unit, by the step at which it was last open and the one at which it was last shut.
+TFC_HOST_DEVICE inline void count_unit(const StepHeader& header, int32_t last_open, int32_t last_shut,
+                                       WindowCounts& counts) {
+  const int32_t step = static_cast<int32_t>(header.step);
+  counts.dead += last_open != step;
+  counts.always_on += last_shut != step;
+  counts.dead_in_window += last_open <= step - static_cast<int32_t>(header.window);
+}
+
+// One record. `units` is left out for a site that has no place in the window buffer; out: [kColumns].
+TFC_HOST_DEVICE inline void write_record(const BatchSums& site, const WindowCounts& units, bool has_units,
+                                         double* out) {
+  const bool labelled = site.labelled > 0;
+  const CosineMeans feature = cosine_means(site.feature, labelled);
+  const CosineMeans gradient = cosine_means(site.gradient, labelled);
+  const CosineMeans agreement = agreement_means(site.gates, labelled);
+  out[kFeatureCosAll] = feature.all;
+  out[kFeatureCosWithin] = feature.within;
+  out[kFeatureCosBetween] = feature.between;
+  out[kGradCosAll] = gradient.all;
+  out[kGradCosWithin] = gradient.within;
+  out[kGradCosBetween] = gradient.between;
+  out[kFeatureNormMean] = ratio(site.feature.norm, site.feature.valid);
+  out[kGradNormMean] = ratio(site.gradient.norm, site.gradient.valid);
+  out[kActiveRate] = ratio(site.gates.open, site.gates.gates);
+  out[kGateAgreementAll] = agreement.all;
+  out[kGateAgreementWithin] = agreement.within;
+  out[kGateAgreementBetween] = agreement.between;
+  out[kNumRows] = site.rows;
+  out[kNumZeroFeatures] = site.feature.zero;
+  out[kNumZeroGrads] = site.gradient.zero;
+  out[kNumNonfinite] = site.nonfinite;
+  // With no row every unit would count as dead and as always on: nothing was measured.
+  const double width = has_units && site.rows > 0 ? site.width : 0;
+  out[kDeadFrac] = ratio(static_cast<double>(units.dead), width);
+  out[kAlwaysOnFrac] = ratio(static_cast<double>(units.always_on), width);
+  out[kDeadWindowFrac] = ratio(static_cast<double>(units.dead_in_window), width);
 }
 
 }  // namespace tfc

@@ -123,7 +123,7 @@ void record(cpu::Job job, const Tensor& grad, const Tensor& feature, Tensor grad
   BatchSums batch = measure(job, feature_rows, grad_rows, grad_in_rows, groups, recording.units);
   batch.last_batch = recording.header.batch;
   batch.nanoseconds = clock.nanoseconds();
-  cpu::accumulate(batch, recording.site);
+  accumulate(batch, recording.site);
 }
 
 // ---- kernels ---------------------------------------------------------------------------------

@@ -14,6 +14,7 @@
 
 #include <cstdint>
 
+#include "../jobs.h"
 #include "cosine_tile.h"
 #include "gates.h"
 #include "row_pairs.h"
@@ -22,21 +23,11 @@
 
 namespace tfc::cpu {
 
+using tfc::Job;
+using tfc::Scalar;
+
 constexpr int64_t kSegmentRows = 32;  // float32 sums never run longer than this: NUMERICS
 constexpr int64_t kStripUnits = 128;  // units per task of the column pass
-
-enum class Scalar : int { kFloat32, kFloat64, kBFloat16, kFloat16 };
-constexpr int kScalars = 4;
-
-// What the row pass computes.
-enum class Job : int {
-  kCosine,       // feature: cosines
-  kGates,        // feature: gates
-  kFeature,      // feature: cosines and gates
-  kPair,         // feature: cosines and gates; gradient: cosines
-  kReluBackward  // as kPair, and grad_in = feature <= 0 ? 0 : gradient
-};
-constexpr int kJobs = 5;
 
 struct Segment {
   int64_t begin;  // first position in `order`

@@ -28,9 +28,6 @@ CosineSums cosine_sums(const Batch& batch, int tensor);
 GateSums gate_sums(const Batch& batch);
 int64_t nonfinite_rows(const Batch& batch);
 
-// Adds one micro-batch to what a site holds of the step.
-void accumulate(const BatchSums& batch, BatchSums& site);
-
 // One record. last_open / last_shut: the site's units [width], null when it has no place for them;
 // out: [kColumns].
 void finalize(const BatchSums& site, const StepHeader& header, const int32_t* last_open,

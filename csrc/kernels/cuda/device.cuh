@@ -1,0 +1,53 @@
+// The seam between the kernels and what runs them: nvcc, or the emulation in tests/cuda_emulation.
+//
+// Kernels reach global memory through load, store and atomicAdd only, take dynamic shared memory through
+// TFC_DYNAMIC_SHARED, and are launched by TFC_LAUNCH, so that the emulation can look at each of these.
+#pragma once
+
+#ifdef TFC_CUDA_EMULATION
+#include "cuda_emulation.h"
+#else
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+namespace tfc::cuda {
+
+template <typename T>
+__device__ __forceinline__ T load(const T* address) {
+  return *address;
+}
+
+template <typename T>
+struct Same {
+  using Type = T;
+};
+template <typename T>
+__device__ __forceinline__ void store(T* address, typename Same<T>::Type value) {
+  *address = value;
+}
+
+// cuda_fp16.h would do, but brings in two hundred kilobytes of headers.
+__device__ __forceinline__ float half_bits_to_float(uint16_t half) {
+  float value;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(half));
+  return value;
+}
+
+}  // namespace tfc::cuda
+
+#define TFC_DYNAMIC_SHARED(type, name)                \
+  extern __shared__ __align__(16) char tfc_dynamic[]; \
+  type* name = reinterpret_cast<type*>(tfc_dynamic)
+
+// clang-format off
+#define TFC_LAUNCH(kernel, grid, block, shared, stream, ...) \
+  ((kernel)<<<(grid), (block), (shared), (stream)>>>(__VA_ARGS__), cudaGetLastError())
+// clang-format on
+#endif
+
+namespace tfc::cuda {
+
+constexpr unsigned kFullWarp = 0xffffffffu;
+
+}  // namespace tfc::cuda

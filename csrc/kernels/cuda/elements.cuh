@@ -1,0 +1,146 @@
+// Elements of a row, 16 bytes at a time: a Piece holds them as they lie in memory, half precision packed,
+// which is what keeps several rows in registers. Numbers are made of them where they are used.
+//
+// Rows that are not 16-byte aligned, and the last columns of a row, are read and written one by one.
+#pragma once
+
+#include "device.cuh"
+
+namespace tfc::cuda {
+
+struct Half {
+  uint16_t bits;
+};
+struct BFloat16 {
+  uint16_t bits;
+};
+
+__device__ __forceinline__ uint32_t& word(uint4& piece, int i) {
+  return i == 0 ? piece.x : i == 1 ? piece.y : i == 2 ? piece.z : piece.w;
+}
+__device__ __forceinline__ uint32_t word(const uint4& piece, int i) {
+  return i == 0 ? piece.x : i == 1 ? piece.y : i == 2 ? piece.z : piece.w;
+}
+
+// Sum: in what unit rows are added up. Bits: an element as it lies in memory.
+template <typename T>
+struct Element;
+
+template <>
+struct Element<float> {
+  using Sum = float;
+  using Bits = uint32_t;
+  static __device__ __forceinline__ float value(const uint4& piece, int i) {
+    return __uint_as_float(word(piece, i));
+  }
+  static __device__ __forceinline__ void put(uint4& piece, int i, uint32_t bits) { word(piece, i) = bits; }
+  static __device__ __forceinline__ uint32_t bits(const uint4& piece, int i) { return word(piece, i); }
+};
+
+struct TwoByteElement {
+  using Sum = float;
+  using Bits = uint16_t;
+  static __device__ __forceinline__ void put(uint4& piece, int i, uint16_t bits) {
+    uint32_t& both = word(piece, i / 2);
+    both = i % 2 == 0 ? (both & 0xffff0000u) | bits : (both & 0xffffu) | static_cast<uint32_t>(bits) << 16;
+  }
+  static __device__ __forceinline__ uint16_t bits(const uint4& piece, int i) {
+    return static_cast<uint16_t>(word(piece, i / 2) >> (i % 2 * 16));
+  }
+};
+template <>
+struct Element<Half> : TwoByteElement {
+  static __device__ __forceinline__ float value(const uint4& piece, int i) {
+    return half_bits_to_float(bits(piece, i));
+  }
+};
+template <>
+struct Element<BFloat16> : TwoByteElement {
+  static __device__ __forceinline__ float value(const uint4& piece, int i) {
+    return __uint_as_float(static_cast<uint32_t>(bits(piece, i)) << 16);
+  }
+};
+
+template <>
+struct Element<double> {
+  using Sum = double;
+  using Bits = uint64_t;
+  static __device__ __forceinline__ double value(const uint4& piece, int i) {
+    return __hiloint2double(static_cast<int>(word(piece, 2 * i + 1)), static_cast<int>(word(piece, 2 * i)));
+  }
+  static __device__ __forceinline__ void put(uint4& piece, int i, uint64_t bits) {
+    word(piece, 2 * i) = static_cast<uint32_t>(bits);
+    word(piece, 2 * i + 1) = static_cast<uint32_t>(bits >> 32);
+  }
+  static __device__ __forceinline__ uint64_t bits(const uint4& piece, int i) {
+    return static_cast<uint64_t>(word(piece, 2 * i + 1)) << 32 | word(piece, 2 * i);
+  }
+};
+
+// Elements in 16 bytes.
+template <typename T>
+constexpr int kPiece = 16 / sizeof(T);
+
+// Elements column ... of `row`; zeros past the row's end.
+template <typename T>
+__device__ __forceinline__ uint4 load_piece(const T* row, int32_t column, int32_t width, bool aligned) {
+  if (aligned && column + kPiece<T> <= width) return load(reinterpret_cast<const uint4*>(row + column));
+  using Bits = typename Element<T>::Bits;
+  uint4 piece = {0, 0, 0, 0};
+#pragma unroll
+  for (int i = 0; i < kPiece<T>; ++i) {
+    if (column + i >= width) continue;
+    Element<T>::put(piece, i, load(reinterpret_cast<const Bits*>(row + column + i)));
+  }
+  return piece;
+}
+
+template <typename T>
+__device__ __forceinline__ void store_piece(T* row, int32_t column, int32_t width, bool aligned,
+                                            const uint4& piece) {
+  if (aligned && column + kPiece<T> <= width) {
+    store(reinterpret_cast<uint4*>(row + column), piece);
+    return;
+  }
+  using Bits = typename Element<T>::Bits;
+#pragma unroll
+  for (int i = 0; i < kPiece<T>; ++i) {
+    if (column + i >= width) continue;
+    store(reinterpret_cast<Bits*>(row + column + i), Element<T>::bits(piece, i));
+  }
+}
+
+// feature <= 0 ? 0 : gradient, bit for bit; a NaN in the feature lets the gradient through.
+template <typename T>
+__device__ __forceinline__ uint4 gate_through(const uint4& feature, const uint4& gradient) {
+  uint4 out = gradient;
+#pragma unroll
+  for (int i = 0; i < kPiece<T>; ++i) {
+    if (Element<T>::value(feature, i) <= 0) Element<T>::put(out, i, 0);
+  }
+  return out;
+}
+
+// Open gates, in one byte per element.
+template <typename T>
+struct GateBytes {
+  static constexpr int kWords = (kPiece<T> + 3) / 4;
+  uint32_t words[kWords];
+
+  __device__ __forceinline__ void clear() {
+#pragma unroll
+    for (int w = 0; w < kWords; ++w) words[w] = 0;
+  }
+  // Up to 255 times.
+  __device__ __forceinline__ void count(const uint4& feature) {
+#pragma unroll
+    for (int i = 0; i < kPiece<T>; ++i) {
+      words[i / 4] += (Element<T>::value(feature, i) > 0 ? 1u : 0u) << (i % 4 * 8);
+    }
+  }
+  __device__ __forceinline__ int32_t of(int i) const {
+    return static_cast<int32_t>(words[i / 4] >> (i % 4 * 8) & 255u);
+  }
+};
+
+}  // namespace tfc::cuda

@@ -1,0 +1,77 @@
+// The CUDA kernels as the border to torch calls them: plain pointers to device memory, sizes, a stream.
+// Nothing here waits for the device or allocates.
+//
+// A batch takes two launches (three if the rows are long, see plan.h), a step one, grouping labels one.
+#pragma once
+
+#ifdef TFC_CUDA_EMULATION
+#include "cuda_emulation.h"
+#else
+#include <cuda_runtime_api.h>
+#endif
+
+#include <cstdint>
+
+#include "../jobs.h"
+#include "../statistics.h"
+#include "plan.h"
+
+namespace tfc::cuda {
+
+// Rows sorted by class, as group_labels leaves them; all null: no labels.
+struct Groups {
+  const int64_t* order = nullptr;      // [n] row at each position
+  const int64_t* class_ptr = nullptr;  // [classes + 1] position at which each class begins
+  const int32_t* label_at = nullptr;   // [n] class of the row at each position
+};
+
+struct Batch {
+  const void* feature;   // [n, width], rows `feature_stride` elements apart
+  const void* gradient;  // [n, width]; for kPair and kReluBackward
+  void* grad_in;         // [n, width]; for kReluBackward; may be the gradient's own memory
+  int64_t feature_stride, gradient_stride, grad_in_stride;
+  Groups groups;
+};
+
+// Where the statistics of a batch go.
+struct Results {
+  BatchSums* site = nullptr;           // the batch is added to it
+  const StepHeader* header = nullptr;  // null: enabled, step 0, batch 0
+  int32_t* last_open = nullptr;        // [width] step at which the unit was last open in a row; may be null
+  int32_t* last_shut = nullptr;        // [width] step at which the unit was last shut in a row
+  int64_t* unit_counts = nullptr;      // [2] units open in no row, in every row; may be null
+};
+
+// Measures one batch; `workspace`: plan.workspace_bytes, 16-byte aligned, its content does not matter.
+cudaError_t measure(const Batch& batch, const Plan& plan, void* workspace, const Results& results,
+                    cudaStream_t stream);
+
+// Stable sort of labels [n] by class into order [n], class_ptr [classes + 1] and label_at [n]. A label
+// outside of 0 ... classes - 1 sets *wrong_label to 1 and counts as the nearest class. `header` may be
+// null; else a new micro-batch of n rows begins there.
+cudaError_t group_labels(const int64_t* labels, int64_t n, int64_t classes, int64_t* order,
+                         int64_t* class_ptr, int32_t* label_at, int32_t* wrong_label, StepHeader* header,
+                         cudaStream_t stream);
+
+// label_at for rows that were sorted elsewhere.
+cudaError_t expand_classes(const int64_t* class_ptr, int64_t n, int64_t classes, int32_t* label_at,
+                           cudaStream_t stream);
+
+// The ring of finished steps, all of it on the device.
+struct Ring {
+  double* values;          // [capacity, sites, kColumns]
+  int64_t* steps;          // [capacity] numbers of the steps
+  double* losses;          // [capacity]
+  int64_t* recorded;       // [1] steps recorded so far; step k lies in row k % capacity
+  unsigned* blocks_ended;  // [1] zero between launches
+  int64_t capacity;
+  int64_t every;  // every how manyth step is recorded
+};
+
+// Closes a step: each site that was seen becomes one row of the ring (NaN in the row count: not seen) and
+// is emptied; then the step counter in the header goes on. sites: [1 + num_sites, kSiteDoubles], row 0 the
+// header; units: [2, units_capacity]; loss: one float on the device, or null.
+cudaError_t end_step(double* sites, int64_t num_sites, const int32_t* units, int64_t units_capacity,
+                     const float* loss, const Ring& ring, cudaStream_t stream);
+
+}  // namespace tfc::cuda

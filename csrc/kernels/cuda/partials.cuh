@@ -1,0 +1,135 @@
+// What the row pass hands to the column pass, and how it is put together again.
+//
+// Chunks cut through classes, so sums over classes are put together from runs: a run of chunks has a head
+// (the part of the class that began before it), a tail (of the class that goes on after it), and in between
+// classes of which all that matters is known. Two neighbouring runs make one; that is associative, so
+// ranges of chunks can be put together by different threads, in a tree of fixed shape.
+#pragma once
+
+#include "device.cuh"
+#include "plan.h"
+
+namespace tfc::cuda {
+
+// How a row becomes a unit row: x * pre * scale, where `pre` is a power of two that the kind tells, 1 but for
+// norms at the ends of the range of Sum. scale = 0: the row is left out; its norm is then 0, or NaN if it is
+// not finite.
+enum ScaleKind : int32_t { kUsual, kTiny, kHuge };
+
+template <typename Sum>
+struct alignas(16) RowScale {
+  Sum scale;
+  int32_t kind;
+  double norm;
+};
+
+enum ChunkFlag : int32_t {
+  kSplit = 1,  // a class begins or ends within the chunk or at its ends
+  kHasHead = 2,
+  kHasInner = 4,
+  kHasTail = 8
+};
+
+// Rows of a chunk, by tensor where there are two (feature, gradient).
+struct ChunkTotals {
+  int32_t flags;
+  int32_t head_rows, tail_rows;
+  int32_t head_valid[2], tail_valid[2];  // on the way, the tail is the class at hand
+  int32_t valid[2], zero[2];
+  int32_t nonfinite;
+  int32_t unused;
+  int64_t inner_pairs;           // pairs of rows of classes that lie wholly inside
+  int64_t inner_valid_pairs[2];  // ordered pairs of their valid rows
+  double norm[2];
+};
+
+// Of the classes that lie wholly inside a chunk, over the columns of one tile.
+struct TileTotals {
+  double within[2];
+  int64_t disagree;
+};
+
+// Over the columns of one block of the column pass.
+struct ColumnTotals {
+  double all[2], within[2];
+  int64_t open, disagree_all, disagree_within, dead, always_on;
+};
+
+// Sums of one unit.
+struct UnitSum {
+  struct Closed {
+    double all = 0, within = 0;
+    __device__ void add(const Closed& other) {
+      all += other.all;
+      within += other.within;
+    }
+  };
+  double sum = 0;
+  __device__ void add(const UnitSum& other) { sum += other.sum; }
+  __device__ Closed close() const { return {sum, sum * sum}; }
+};
+
+// Rows in which one unit is open.
+struct OpenRows {
+  struct Closed {
+    int64_t open = 0, disagree = 0;
+    __device__ void add(const Closed& other) {
+      open += other.open;
+      disagree += other.disagree;
+    }
+  };
+  int64_t open = 0, rows = 0;
+  __device__ void add(const OpenRows& other) {
+    open += other.open;
+    rows += other.rows;
+  }
+  __device__ Closed close() const { return {open, open * (open - rows)}; }
+};
+
+// Rows and valid rows of classes.
+struct ClassRows {
+  struct Closed {
+    int64_t pairs = 0, valid_pairs[2] = {0, 0};
+    __device__ void add(const Closed& other) {
+      pairs += other.pairs;
+      valid_pairs[0] += other.valid_pairs[0];
+      valid_pairs[1] += other.valid_pairs[1];
+    }
+  };
+  int64_t rows = 0, valid[2] = {0, 0};
+  __device__ void add(const ClassRows& other) {
+    rows += other.rows;
+    valid[0] += other.valid[0];
+    valid[1] += other.valid[1];
+  }
+  __device__ Closed close() const {
+    return {rows * (rows - 1) / 2, {valid[0] * (valid[0] - 1), valid[1] * (valid[1] - 1)}};
+  }
+};
+
+template <typename Part>
+struct Run {
+  Part head, tail;  // `tail` and `closed` only if split
+  typename Part::Closed closed;
+  bool split = false;
+
+  // Appends the run that comes next.
+  __device__ void add(const Run& next) {
+    Part& open_end = split ? tail : head;
+    open_end.add(next.head);
+    if (!next.split) return;
+    if (split) closed.add(tail.close());
+    closed.add(next.closed);
+    tail = next.tail;
+    split = true;
+  }
+  // All chunks are in: the open ends are classes of their own.
+  __device__ typename Part::Closed close() const {
+    typename Part::Closed all = closed;
+    all.add(head.close());
+    if (split) all.add(tail.close());
+    return all;
+  }
+};
+
+}  // namespace tfc::cuda

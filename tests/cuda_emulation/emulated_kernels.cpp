@@ -1,0 +1,130 @@
+// What the tests call through ctypes: the launchers of csrc/kernels/cuda with flat arguments, and kernels
+// that do on purpose what the emulation must find.
+#include "device.cuh"
+#include "launchers.h"
+
+using namespace tfc;
+using namespace tfc::cuda;
+
+namespace {
+
+// What the planning comes to: the tests need the size of the workspace, and say which path was taken.
+struct PlanSummary {
+  int64_t workspace_bytes, chunks, chunk_rows, tiles, threads, shared_bytes, fused, rows_at_once;
+};
+
+Plan plan_of(const int64_t* shape, int64_t multiprocessors, int64_t shared_bytes) {
+  return make_plan(static_cast<Job>(shape[0]), static_cast<Scalar>(shape[1]), shape[2], shape[3],
+                   shape[4] != 0, {static_cast<int>(multiprocessors), shared_bytes});
+}
+
+enum class Fault : int {
+  kNone,
+  kOutOfBounds,
+  kMisaligned,
+  kReadOnly,
+  kDivergentBarrier,
+  kEndedThread,
+  kWarp
+};
+
+__global__ void faulty(Fault fault, float* values, int count) {
+  const int i = static_cast<int>(threadIdx.x);
+  switch (fault) {
+    case Fault::kOutOfBounds:
+      load(values + (i == 7 ? count : 0));
+      break;
+    case Fault::kMisaligned:
+      load(reinterpret_cast<const uint4*>(values + 1));
+      break;
+    case Fault::kReadOnly:
+      store(values, 1.0f);
+      break;
+    case Fault::kDivergentBarrier:
+      if (i < 32) {
+        __syncthreads();
+      } else {
+        __syncthreads();
+      }
+      break;
+    case Fault::kEndedThread:
+      if (i == 3) return;
+      __syncthreads();
+      break;
+    case Fault::kWarp:
+      if (i % 2 == 0) __shfl_xor_sync(kFullWarp, i, 1);
+      break;
+    default:
+      break;
+  }
+}
+
+// Reverses the values of a block through static shared memory.
+__global__ void reverse(float* values, int count) {
+  __shared__ float shared[1024];
+  const int i = static_cast<int>(threadIdx.x);
+  shared[i] = load(values + i);
+  __syncthreads();
+  store(values + i, shared[count - 1 - i]);
+}
+
+__global__ void warp_operations(const int* values, unsigned* results) {
+  const int i = static_cast<int>(threadIdx.x);
+  const int value = load(values + i);
+  const unsigned ballot = __ballot_sync(kFullWarp, value & 1);
+  unsigned* row = results + i * 6;
+  store(row, ballot);
+  store(row + 1, static_cast<unsigned>(__shfl_xor_sync(kFullWarp, value, 5)));
+  store(row + 2, static_cast<unsigned>(__shfl_down_sync(kFullWarp, value, 3)));
+  store(row + 3, static_cast<unsigned>(__shfl_sync(kFullWarp, value, 9)));
+  store(row + 4, __reduce_add_sync(kFullWarp, static_cast<unsigned>(value)));
+  __syncwarp();
+  store(row + 5, static_cast<unsigned>(__popc(ballot)));
+}
+
+}  // namespace
+
+extern "C" {
+
+// shape: job, scalar, rows, width, labelled.
+void kernels_plan(const int64_t* shape, int64_t multiprocessors, int64_t shared_bytes, PlanSummary* out) {
+  const Plan plan = plan_of(shape, multiprocessors, shared_bytes);
+  *out = {plan.workspace_bytes, plan.chunks,       plan.chunk_rows, plan.tiles,
+          plan.threads,         plan.shared_bytes, plan.fused,      plan.rows_at_once};
+}
+
+int kernels_measure(const int64_t* shape, int64_t multiprocessors, int64_t shared_bytes, const Batch* batch,
+                    void* workspace, const Results* results) {
+  return measure(*batch, plan_of(shape, multiprocessors, shared_bytes), workspace, *results, nullptr);
+}
+
+int kernels_group_labels(const int64_t* labels, int64_t n, int64_t classes, int64_t* order,
+                         int64_t* class_ptr, int32_t* label_at, int32_t* wrong_label, StepHeader* header) {
+  return group_labels(labels, n, classes, order, class_ptr, label_at, wrong_label, header, nullptr);
+}
+
+int kernels_expand_classes(const int64_t* class_ptr, int64_t n, int64_t classes, int32_t* label_at) {
+  return expand_classes(class_ptr, n, classes, label_at, nullptr);
+}
+
+int kernels_end_step(double* sites, int64_t num_sites, const int32_t* units, int64_t units_capacity,
+                     const float* loss, const Ring* ring) {
+  return end_step(sites, num_sites, units, units_capacity, loss, *ring, nullptr);
+}
+
+int64_t kernels_site_doubles() { return kSiteDoubles; }
+
+float kernels_half_to_float(uint16_t bits) { return half_bits_to_float(bits); }
+
+int emulation_run_faulty(int fault, float* values, int count) {
+  return TFC_LAUNCH(faulty, (dim3{1, 1, 1}), (dim3{64, 1, 1}), 0, nullptr, static_cast<Fault>(fault), values,
+                    count);
+}
+int emulation_run_reverse(float* values, int count) {
+  return TFC_LAUNCH(reverse, (dim3{1, 1, 1}), (dim3{static_cast<unsigned>(count), 1, 1}), 0, nullptr, values,
+                    count);
+}
+int emulation_run_warp_operations(const int* values, unsigned* results) {
+  return TFC_LAUNCH(warp_operations, (dim3{1, 1, 1}), (dim3{64, 1, 1}), 0, nullptr, values, results);
+}
+}
