@@ -97,6 +97,7 @@ def test_quantile_cdf_and_mean(rng: np.random.Generator) -> None:
             assert (pairs < value).mean() < q or value == pairs[0]
         for t in (-0.1, 0.0, 0.4, 1 / 3, *pairs[::500], 1.0, 5.0):
             assert histogram.cdf(t, kind) == (pairs <= t).mean()  # type: ignore[arg-type]
+        np.testing.assert_equal(histogram.cdf(np.array([math.nan, 1.0]), kind), [math.nan, 1])  # type: ignore[arg-type]
         agreement = getattr(stats, f"agreement_{kind}")
         assert histogram.mean(kind) == float(agreement)  # type: ignore[arg-type]
 

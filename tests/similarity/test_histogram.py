@@ -163,6 +163,7 @@ def test_quantile_and_cdf(rng: np.random.Generator) -> None:
         np.testing.assert_allclose(histogram.cdf(quantiles, kind), shares, atol=1e-9)  # type: ignore[arg-type]
     assert float(histogram.cdf(-5.0)) == 0
     assert float(histogram.cdf(5.0)) == 1
+    assert math.isnan(float(histogram.cdf(math.nan)))
 
 
 def test_quantiles_of_few_pairs_lie_where_pairs_are() -> None:

@@ -77,14 +77,15 @@ class AgreementHistogram(PairHistogram):
             kind: `"all"`, `"within"` or `"between"`.
 
         Returns:
-            float64, of the shape of `t`; NaN without pairs.
+            float64, of the shape of `t`; NaN where `t` is, and without pairs.
         """
         up_to = np.concatenate([[0], np.cumsum(self._counts(kind))])
         at = np.asarray(t, np.float64)
         if up_to[-1] == 0 or len(up_to) == 2:
             return np.full_like(at, np.nan)[()]
         index = np.searchsorted(np.asarray(self.values), at, side="right")
-        return np.asarray(up_to[index] / up_to[-1])[()]
+        # A NaN is sorted behind all values, as if it were the largest.
+        return np.asarray(np.where(np.isnan(at), np.nan, up_to[index] / up_to[-1]))[()]
 
     def _bars(self, kind: Kind) -> tuple[np.ndarray, np.ndarray]:
         """Neighbouring values, so many together that there are few bars."""

@@ -73,7 +73,7 @@ class CosineHistogram(PairHistogram):
             kind: `"all"`, `"within"` or `"between"`.
 
         Returns:
-            float64, of the shape of `t`; NaN without pairs.
+            float64, of the shape of `t`; NaN where `t` is, and without pairs.
         """
         below = np.concatenate([[0], np.cumsum(self._counts(kind))])
         if below[-1] == 0:
