@@ -15,7 +15,8 @@ from torch import Tensor
 
 from tfc_fast import _extension  # noqa: F401  (registers the ops)
 from tfc_fast._inputs import Array, as_count, as_rows, group_labels
-from tfc_fast.similarity.means import CosineMeans, as_cosine_means
+from tfc_fast._results import measures_and_counts
+from tfc_fast.similarity.means import CosineMeans
 
 __all__ = ["CosineAccumulator"]
 
@@ -99,11 +100,10 @@ class CosineAccumulator:
         Returns:
             `CosineMeans` as of `mean_cosine`, of float64 and int64 tensors of no dimension.
         """
-        return as_cosine_means(
-            torch.ops.tfc_fast.mean_cosine_of_sums.default(
-                self._sums, self._lost, self._counts, self.num_classes is not None
-            )
+        values = torch.ops.tfc_fast.mean_cosine_of_sums.default(
+            self._sums, self._lost, self._counts, self.num_classes is not None
         )
+        return CosineMeans(*measures_and_counts(values, 3, as_numpy=False))
 
     def merge(self, other: CosineAccumulator) -> None:
         """Add all rows that `other` was given, by another worker for instance.
