@@ -143,7 +143,7 @@ def agreement_histogram(
     rows, units = as_packed_gates(features_or_packed, "features_or_packed", num_units)
     order, class_ptr = group_labels(labels, num_classes, rows)
     counts = torch.ops.tfc_fast.agreement_histogram.default(rows, order, class_ptr, units)
-    values = torch.arange(units + 1, dtype=torch.float64) / units
+    values = torch.arange(units + 1, dtype=torch.float64, device=rows.device) / units
     as_numpy = isinstance(features_or_packed, np.ndarray)
     return AgreementHistogram(
         **by_kind(counts, labels is not None, as_numpy),
