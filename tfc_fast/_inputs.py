@@ -98,12 +98,13 @@ def as_output(out: object) -> Tensor:
 
 def as_count(value: object, name: str, least: int = 1, most: int | None = None) -> int:
     """`value` as an int in `least ... most`."""
-    if isinstance(value, (bool, np.bool_)) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name}: wanted an int, got {type(value).__name__}")
     try:
-        count = operator.index(value)
-    except TypeError as error:  # arrays have __index__, whatever they hold
-        raise TypeError(f"{name}: wanted an int, got {value!r}") from error
+        # Arrays have __index__, too, whatever they hold: only asking tells.
+        count = None if isinstance(value, (bool, np.bool_)) else operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        count = None
+    if count is None:
+        raise TypeError(f"{name}: wanted an int, got {type(value).__name__}")
     if most is not None and not least <= count <= most:
         raise ValueError(f"{name}: wanted {least} ... {most}, got {count}")
     if count < least:
