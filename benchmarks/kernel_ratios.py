@@ -63,11 +63,13 @@ def measure(
         only: Kernels to measure; default: all.
 
     Returns:
-        Settings, machine, versions, `malloc` (environment variables that change it), and `pairs`:
-        one entry per row of the tables, with medians in milliseconds, GB/s over what has to be read
+        Settings, machine, versions, `malloc` (environment variables that change it), `pairs`: one
+        entry per row of the tables, with medians in milliseconds, GB/s over what has to be read
         and written, page faults per call, and for each of `ours_by_peer` and `peer_by_ours` the
-        `median`, `q1` and `q3` of the ratios.
+        `median`, `q1` and `q3` of the ratios; and `left_out`: `kernel`, `peer` and `reason` of each
+        table whose peer is not there.
     """
+    left_out: list[dict[str, str]] = []
 
     def wanted(comparison: Comparison) -> bool:
         return not only or comparison.kernel in only
@@ -76,11 +78,17 @@ def measure(
         machine = environment(torch.device("cpu"))
         # In this order: there is no way back from kept memory.
         fresh = [
-            row for each in FRESH_MEMORY if wanted(each) for row in _compare(each, "fresh", seconds)
+            row
+            for each in FRESH_MEMORY
+            if wanted(each)
+            for row in _compare(each, "fresh", seconds, left_out)
         ]
         heap.keep_memory()
         kept = [
-            row for each in KEPT_MEMORY if wanted(each) for row in _compare(each, "kept", seconds)
+            row
+            for each in KEPT_MEMORY
+            if wanted(each)
+            for row in _compare(each, "kept", seconds, left_out)
         ]
     return {
         "benchmark": "kernel_ratios",
@@ -91,10 +99,13 @@ def measure(
         "caches": _cache_sizes(),
         "malloc": heap.malloc_settings(),
         "pairs": kept + fresh,
+        "left_out": left_out,
     }
 
 
-def _compare(comparison: Comparison, memory: str, seconds: float) -> list[dict[str, Any]]:
+def _compare(
+    comparison: Comparison, memory: str, seconds: float, left_out: list[dict[str, str]]
+) -> list[dict[str, Any]]:
     peer, tensors = comparison.peer, comparison.tensors
     print(f"\n{comparison.title}")
     print(
@@ -108,6 +119,7 @@ def _compare(comparison: Comparison, memory: str, seconds: float) -> list[dict[s
             workload = comparison.build(case)
         except ImportError as error:
             print(f"left out: {error}; `make peers` installs what is compared with", flush=True)
+            left_out.append({"kernel": comparison.kernel, "peer": peer, "reason": str(error)})
             break
         times, faults = _measure_pairs(workload, peer, seconds)
         ours, theirs = float(np.median(times["ours"])), float(np.median(times[peer]))

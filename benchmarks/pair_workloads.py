@@ -14,7 +14,7 @@ from typing import Any
 import baselines
 import numpy as np
 import torch
-from peer_providers import NumKong
+from peer_arrays import NumKong
 from torch import Tensor
 from workloads import NUM_CLASSES, Case, Workload, cases, feature_rows, labels_of
 

@@ -10,8 +10,13 @@ import sys
 from pathlib import Path
 
 import torch
+from peer_base import Provider
 from peer_measure import Case, input_of
-from peer_providers import PROVIDERS, Provider
+from peer_providers import PROVIDERS
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from memory import peak_mib
 
 _FEW_ROWS = 48
 
@@ -20,19 +25,7 @@ def _peak_mib(provider: type[Provider], case: Case, threads: int) -> float:
     # Libraries load and compile on the first call. Its rows are as many as no input is wide, or the
     # compiler would take the two numbers for one.
     provider(input_of((*case[1:3], _FEW_ROWS, case.width)), threads).call(case.task)()
-    call = provider(input_of(case[1:]), threads).call(case.task)
-    # The peak so far becomes what is in use now.
-    Path("/proc/self/clear_refs").write_text("5")
-    before = _status_kib("VmRSS")
-    result = call()
-    peak = _status_kib("VmHWM")
-    del result
-    return (peak - before) / 1024
-
-
-def _status_kib(field: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith(f"{field}:")).split()[1])
+    return peak_mib(provider(input_of(case[1:]), threads).call(case.task))
 
 
 def main() -> None:

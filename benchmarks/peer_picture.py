@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter
-from peer_providers import PROVIDERS, TASKS
+from peer_base import TASKS
+from peer_providers import PROVIDERS
 
 from tfc_fast.files import atomic_write
 from tfc_fast.report.style import INK, MUTED, dress, new_figure

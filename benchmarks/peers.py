@@ -3,9 +3,9 @@
     python benchmarks/peers.py --threads 2 --json peers.json --picture peers.png
 
 Providers take turns on each case (`peer_measure.py`); what each is asked to do stands in
-`peer_providers.py`. Memory that the process frees stays with it, for all libraries alike, so that
-page faults stay out of the times (`heap.py`). Memory is measured afterwards, in processes of their
-own (`peer_memory.py`).
+`peer_providers.py` and `peer_arrays.py`. Memory that the process frees stays with it, for all
+libraries alike, so that page faults stay out of the times (`heap.py`). Memory is measured
+afterwards, in processes of their own (`peer_memory.py`).
 
 Results are written after each case, so Ctrl-C loses one case; the same command goes on with what is
 missing. `--markdown FILE` puts the tables into a page, between two marks, and measures only what
@@ -24,8 +24,9 @@ from typing import Any
 import peer_tables
 import torch
 from kernel_ratios import positive_float, positive_int
+from peer_base import BINS
 from peer_measure import Case, Settings, cases, cost_curve, measure_case, peak_memory
-from peer_providers import BINS, PROVIDERS, versions
+from peer_providers import PROVIDERS, versions
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
@@ -148,7 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         type=positive_float,
         default=6.0,
         metavar="S",
-        help="leave out whose call would take longer (default: %(default)s)",
+        help="leave out who else would take longer for a call (default: %(default)s)",
     )
     parser.add_argument(
         "--limit-gib",

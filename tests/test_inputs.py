@@ -192,6 +192,25 @@ def test_compiles_to_one_graph(
                 assert_same_bits(a, b)
 
 
+@each_function
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_num_classes_may_change_between_compiled_calls(
+    rng: np.random.Generator,
+    function: Callable[..., tuple[Tensor, ...]],
+    name: str,
+    dynamic: bool,
+) -> None:
+    def call(x: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, ...]:
+        return function(x, labels, num_classes=num_classes)
+
+    torch.compiler.reset()
+    compiled = torch.compile(call, fullgraph=True, backend="aot_eager", dynamic=dynamic)
+    x, labels = torch.from_numpy(rng.standard_normal((40, 7))), torch.arange(40) % 4
+    for num_classes in (4, 5, 6):
+        for a, b in zip(compiled(x, labels, num_classes), call(x, labels, 4), strict=True):
+            assert_same_bits(a, b)
+
+
 def sparse_csr(x: Tensor) -> Tensor:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 import warnings
 from typing import TypeAlias
 
@@ -55,6 +56,27 @@ def as_rows(value: object, name: str, *, differentiable: bool = False) -> Tensor
     return x
 
 
+def as_rows_to_keep(value: object, name: str) -> Tensor:
+    """Rows as of `as_rows`, for what adds them to a state or keeps them: on meta there are none."""
+    rows = as_rows(value, name)
+    _check_not_meta(rows, name)
+    return rows
+
+
+def as_state(value: object, name: str, like: Tensor) -> Tensor:
+    """A copy of a tensor that `state_dict` gave, if it has the dtype and shape of `like`."""
+    if not isinstance(value, Tensor):
+        raise ValueError(f"{name} must be a tensor, got {type(value).__name__}")
+    _check_dense(value, name)
+    if value.dtype != like.dtype or value.shape != like.shape:
+        raise ValueError(
+            f"{name} must be a tensor of {like.dtype} and shape {list(like.shape)}, got "
+            f"{value.dtype} and {list(value.shape)}"
+        )
+    _check_not_meta(value, name)
+    return value.detach().to("cpu", copy=True).contiguous()
+
+
 def as_output(out: object) -> Tensor:
     """A tensor on the memory of `out`, to write a result to."""
     if isinstance(out, Tensor):
@@ -76,9 +98,13 @@ def as_output(out: object) -> Tensor:
 
 def as_count(value: object, name: str, least: int = 1, most: int | None = None) -> int:
     """`value` as an int in `least ... most`."""
-    if isinstance(value, (bool, np.bool_)) or not hasattr(value, "__index__"):
+    try:
+        # Arrays have __index__, too, whatever they hold: only asking tells.
+        count = None if isinstance(value, (bool, np.bool_)) else operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        count = None
+    if count is None:
         raise TypeError(f"{name}: wanted an int, got {type(value).__name__}")
-    count = int(value)
     if most is not None and not least <= count <= most:
         raise ValueError(f"{name}: wanted {least} ... {most}, got {count}")
     if count < least:
@@ -91,6 +117,11 @@ def _check_device(x: Tensor, name: str) -> None:
         raise ValueError(
             f"{name}: is on {x.device}, but this build computes on the CPU only; pass {name}.cpu()"
         )
+
+
+def _check_not_meta(x: Tensor, name: str) -> None:
+    if x.device.type == "meta":
+        raise ValueError(f"{name}: is on meta, where it holds no numbers; pass a CPU tensor")
 
 
 def _check_dense(x: Tensor, name: str) -> None:

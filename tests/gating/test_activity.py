@@ -180,12 +180,6 @@ def test_wrong_input_is_refused_by_name() -> None:
         (ValueError, "state: wanted the entries", lambda: load({"num_units": 4})),
         (ValueError, "made with num_units=5", lambda: load(changed(num_units=5))),
         (ValueError, "made with window=7", lambda: load(changed(window=7))),
-        (ValueError, "revived must be an int64", lambda: load(changed(revived=torch.ones(4)))),
-        (
-            ValueError,
-            "revived must have shape",
-            lambda: load(changed(revived=before["revived"][:3])),
-        ),
         (TypeError, "state: n_rows: wanted an int", lambda: load(changed(n_rows=0.5, n_updates=9))),
     ]
     for error, message, call in refused:
@@ -193,6 +187,33 @@ def test_wrong_input_is_refused_by_name() -> None:
             call()
     after = activity.state_dict()
     assert str(after) == str(before)
+
+
+def test_a_state_that_none_can_have_is_refused_and_changes_nothing() -> None:
+    activity = UnitActivity(2, window=1)
+    for rows in ([[1.0, 0.0]], [[0.0, 0.0]], [[1.0, 1.0]]):
+        activity.update(torch.tensor(rows))
+    before = activity.state_dict()
+    wrong: list[tuple[type[Exception], str, Any, str]] = [
+        (TypeError, "window", torch.tensor([1, 2]), "wanted an int"),
+        (TypeError, "num_units", np.array([2, 2]), "wanted an int"),
+        (TypeError, "n_updates", torch.tensor(2.5), "wanted an int"),
+        (ValueError, "n_rows", -1, "wanted at least 0"),
+        (ValueError, "n_updates", 2, "last_active: wanted 0 ... 2, got 3"),
+        (ValueError, "n_rows", 1, "open_rows: wanted 0 ... 1, got 2"),
+        (ValueError, "revived", [0, 1], "must be a tensor, got list"),
+        (ValueError, "revived", torch.ones(2), "must be a tensor of torch.int64"),
+        (ValueError, "revived", before["revived"][:1], r"shape \[2\], got .*\[1\]"),
+        (ValueError, "open_rows", -before["open_rows"], "wanted 0 ... 3, got -2"),
+        (ValueError, "revived", before["revived"] + 3, "wanted 0 ... 3, got 4"),
+        (ValueError, "last_active", before["last_active"] + 1, "wanted 0 ... 3, got 4"),
+    ]
+    for error, name, value, message in wrong:
+        with pytest.raises(error, match=rf"^state: .*{message}"):
+            activity.load_state_dict({**before, name: value})
+    assert str(activity.state_dict()) == str(before)
+    activity.load_state_dict({**before, "window": torch.tensor(1), "n_rows": np.int64(3)})
+    assert (activity.window, activity.n_rows) == (1, 3)
 
 
 def test_is_a_sound_op(rng: np.random.Generator) -> None:

@@ -1,9 +1,6 @@
 from __future__ import annotations
 
 import math
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +11,7 @@ import torch
 from checks import DTYPES, INSTRUCTION_SETS, random_features, random_labels
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from memory import peak_mib_of
 from strategies import laid_out_tensors, optional_labels
 from torch import Tensor
 from torch.library import opcheck
@@ -97,6 +95,7 @@ def test_quantile_cdf_and_mean(rng: np.random.Generator) -> None:
             assert (pairs < value).mean() < q or value == pairs[0]
         for t in (-0.1, 0.0, 0.4, 1 / 3, *pairs[::500], 1.0, 5.0):
             assert histogram.cdf(t, kind) == (pairs <= t).mean()  # type: ignore[arg-type]
+        np.testing.assert_equal(histogram.cdf(np.array([math.nan, 1.0]), kind), [math.nan, 1])  # type: ignore[arg-type]
         agreement = getattr(stats, f"agreement_{kind}")
         assert histogram.mean(kind) == float(agreement)  # type: ignore[arg-type]
 
@@ -178,20 +177,12 @@ def test_plot(rng: np.random.Generator, d: int) -> None:
 
 def test_memory_does_not_grow_with_the_pairs() -> None:
     program = """
-import resource, torch
+import torch
 from tfc_fast.gating import agreement_histogram
 packed, labels = torch.randint(-(2**62), 2**62, (20000, 2)), torch.randint(0, 10, (20000,))
 agreement_histogram(packed[:100], labels[:100], num_classes=10, num_units=128)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-agreement_histogram(packed, labels, num_classes=10, num_units=128)
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 """
-    run = subprocess.run(
-        [sys.executable, "-c", program],
-        env={**os.environ, "OMP_NUM_THREADS": "2"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
+    peak = peak_mib_of(
+        program, "agreement_histogram(packed, labels, num_classes=10, num_units=128)"
     )
-    assert float(run.stdout) < 16, "MB; the matrix would be 1600"
+    assert peak < 16, "MiB; the matrix would be 1526"

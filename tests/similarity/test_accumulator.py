@@ -17,28 +17,13 @@ import torch
 from checks import DTYPES, INSTRUCTION_SETS, assert_same_bits, compare_cosine_means, random_labels
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rows import all_sorts_of_rows
 from torch import Tensor
 from torch.library import opcheck
 
 from tfc_fast.similarity import CosineAccumulator, CosineMeans, mean_cosine
 
-SCALES = {
-    torch.float16: (1.0, 1e-3, 5e3),
-    torch.bfloat16: (1.0, 1e-10, 1e-20, 1e-30, 1e30),
-    torch.float32: (1.0, 1e-10, 1e-20, 1e-30, 1e30, 1e-43),
-    torch.float64: (1.0, 1e-10, 1e-20, 1e-30, 1e30, 1e-300, 1e300),
-}
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
-
-
-def all_sorts_of_rows(rng: np.random.Generator, n: int, d: int, dtype: torch.dtype) -> Tensor:
-    """Rows with something in common, of many sizes, some zero or not finite."""
-    x = rng.standard_normal(d) + rng.standard_normal((n, d))
-    x *= rng.choice(SCALES[dtype], (n, 1))
-    x[rng.random(n) < 0.05] = 0
-    if n and d:
-        x[rng.random(n) < 0.05, int(rng.integers(d))] = rng.choice([np.nan, np.inf])
-    return torch.from_numpy(x).to(dtype)
 
 
 def accumulate(
@@ -221,6 +206,28 @@ def test_wrong_input_is_refused_by_name_and_changes_nothing(rng: np.random.Gener
             call()
     check(labelled.compute(), x, y)
     check(plain.compute(), x, None)
+
+
+def test_a_state_that_none_can_have_is_refused_and_changes_nothing() -> None:
+    accumulator = CosineAccumulator(3, 2)
+    accumulator.update(torch.eye(3), torch.tensor([0, 1, 1]))
+    before = accumulator.state_dict()
+    wrong: list[tuple[type[Exception], str, Any, str]] = [
+        (TypeError, "num_features", torch.tensor([3, 3]), "wanted an int"),
+        (TypeError, "num_features", np.array([3, 3]), "wanted an int"),
+        (TypeError, "num_features", 3.0, "wanted an int"),
+        (TypeError, "num_classes", torch.tensor(2.0), "wanted an int"),
+        (ValueError, "num_features", 4, "wanted 3"),
+        (ValueError, "num_classes", None, "wanted 2"),
+        (ValueError, "sums", before["sums"].numpy(), "must be a tensor"),
+        (ValueError, "lost", before["lost"].float(), "must be a tensor of torch.float64"),
+        (TypeError, "lost", before["lost"].to_sparse(), "dense"),
+        (ValueError, "counts", -before["counts"], "wanted at least 0"),
+    ]
+    for error, name, value, message in wrong:
+        with pytest.raises(error, match=rf"^state: .*{name}.*{message}"):
+            accumulator.load_state_dict({**before, name: value})
+    assert str(accumulator.state_dict()) == str(before)
 
 
 # One process of two. Each has its share of the rows.

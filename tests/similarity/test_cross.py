@@ -18,6 +18,7 @@ from checks import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import Array
+from rows import SCALES, all_sorts_of_rows, random_rows
 from torch import Tensor
 from torch.library import opcheck
 
@@ -29,29 +30,7 @@ from tfc_fast.similarity import (
     paired_cosine,
 )
 
-SCALES = {
-    torch.float16: (1.0, 1e-3, 1e-6, 5e3),
-    torch.bfloat16: (1.0, 1e-10, 1e-20, 1e-30, 1e30, 1e-38, 2e37),
-    torch.float32: (1.0, 1e-10, 1e-20, 1e-30, 1e30, 1e-43, 2e37),
-    torch.float64: (1.0, 1e-10, 1e-20, 1e-30, 1e30, 1e-100, 1e100, 1e-300, 1e300, 1e-320, 1e307),
-}
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
-
-
-def random_rows(rng: np.random.Generator, n: int, d: int, dtype: torch.dtype) -> Tensor:
-    """Rows with something in common, so that the cosines are spread around a half."""
-    common, own = rng.standard_normal(d), rng.standard_normal((n, d))
-    return torch.from_numpy(common + own).to(dtype)
-
-
-def all_sorts_of_rows(rng: np.random.Generator, n: int, d: int, dtype: torch.dtype) -> Tensor:
-    x = random_rows(rng, n, d, torch.float64)
-    x *= torch.from_numpy(rng.choice(SCALES[dtype], (n, 1)))
-    x[torch.from_numpy(rng.random(n) < 0.05)] = 0
-    if n and d:
-        bad = torch.from_numpy(rng.random(n) < 0.05)
-        x[bad, int(rng.integers(d))] = rng.choice([np.nan, np.inf, -np.inf])
-    return x.to(dtype)
 
 
 def check_cross(

@@ -12,12 +12,14 @@ import torch
 from checks import DTYPES, INSTRUCTION_SETS, assert_same_bits, random_labels
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rows import all_sorts_of_rows, random_rows
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 from torch.library import opcheck
 
 from tfc_fast.similarity import cosine_matrix, mean_cosine
 
+# Without those at which the gradient is beyond the dtype.
 SCALES = {
     torch.float16: (1.0, 1e-2, 5e3),
     torch.bfloat16: (1.0, 1e-10, 1e-20, 1e-30, 1e30, 2e37),
@@ -29,21 +31,6 @@ SCALES = {
 TOLERANCE = {torch.float16: 2e-3, torch.bfloat16: 8e-3, torch.float32: 2e-6, torch.float64: 1e-12}
 
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
-
-
-def random_rows(rng: np.random.Generator, n: int, d: int, dtype: torch.dtype) -> Tensor:
-    common, own = rng.standard_normal(d), rng.standard_normal((n, d))
-    return torch.from_numpy(common + own).to(dtype)
-
-
-def all_sorts_of_rows(rng: np.random.Generator, n: int, d: int, dtype: torch.dtype) -> Tensor:
-    x = random_rows(rng, n, d, torch.float64)
-    x *= torch.from_numpy(rng.choice(SCALES[dtype], (n, 1)))
-    x[torch.from_numpy(rng.random(n) < 0.05)] = 0
-    if n and d:
-        bad = torch.from_numpy(rng.random(n) < 0.05)
-        x[bad, int(rng.integers(d))] = rng.choice([np.nan, np.inf, -np.inf])
-    return x.to(dtype)
 
 
 def means_of(x: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -63,8 +50,8 @@ def compare(grad: Tensor, expected: reference.Floats, x: Tensor, terms: float) -
     error = np.abs(scaled - expected) - least
     assert (error <= TOLERANCE[x.dtype] * size).all(), f"off by {error.max() / size}"
     left_out = (expected == 0).all(axis=1)
-    assert not rows[left_out & ~np.isfinite(reference._as_float64(x)).all(axis=1)].any()
-    assert not rows[(reference._as_float64(x) == 0).all(axis=1)].any()
+    assert not rows[left_out & ~np.isfinite(reference.as_float64(x)).all(axis=1)].any()
+    assert not rows[(reference.as_float64(x) == 0).all(axis=1)].any()
 
 
 def check_means(x: Tensor, labels: Tensor | None, weights: Tensor) -> Tensor:
@@ -102,10 +89,13 @@ def matrix_weights(rng: np.random.Generator, x: Tensor, y: Tensor | None) -> Ten
 @pytest.mark.parametrize("d", [1, 7, 16, 33, 300])
 @pytest.mark.parametrize("n", [0, 1, 2, 3, 127, 300])
 def test_every_shape(rng: np.random.Generator, n: int, d: int, dtype: torch.dtype) -> None:
-    x, weights = all_sorts_of_rows(rng, n, d, dtype), torch.from_numpy(rng.standard_normal(3))
+    x, weights = (
+        all_sorts_of_rows(rng, n, d, dtype, SCALES),
+        torch.from_numpy(rng.standard_normal(3)),
+    )
     check_means(x, random_labels(rng, n), weights)
     check_means(x, None, weights)
-    y = all_sorts_of_rows(rng, n // 2 + 1, d, dtype)
+    y = all_sorts_of_rows(rng, n // 2 + 1, d, dtype, SCALES)
     check_matrix(x, None, matrix_weights(rng, x, None))
     check_matrix(x, y, matrix_weights(rng, x, y))
 
@@ -157,7 +147,7 @@ def test_any_shape_strides_dtype_and_labels(data: st.DataObject) -> None:
     d, sides = data.draw(st.integers(1, 40)), []
     for _ in range(2):
         n, step = data.draw(st.integers(0, 30)), data.draw(st.integers(1, 3))
-        x = all_sorts_of_rows(rng, 2 * n, step * d, dtype)[::2, ::step]
+        x = all_sorts_of_rows(rng, 2 * n, step * d, dtype, SCALES)[::2, ::step]
         sides.append(x.t().contiguous().t() if data.draw(st.booleans()) else x)
     x, y = sides[0].unflatten(1, (1, d)), data.draw(st.sampled_from([None, sides[1]]))
     labels = random_labels(rng, len(x), data.draw(st.integers(1, 9)))
@@ -284,7 +274,7 @@ def test_same_bits_for_threads_and_instruction_sets(
     d: int,
     dtype: torch.dtype,
 ) -> None:
-    x = all_sorts_of_rows(rng, n, d, dtype).requires_grad_()
+    x = all_sorts_of_rows(rng, n, d, dtype, SCALES).requires_grad_()
     labels, results = random_labels(rng, n), []
     last = INSTRUCTION_SETS[-1]
     for threads, name in [*((1, name) for name in INSTRUCTION_SETS), (2, last), (3, last)]:

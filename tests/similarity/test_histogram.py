@@ -1,9 +1,6 @@
 from __future__ import annotations
 
 import math
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +10,8 @@ import pytest
 import reference
 import torch
 from checks import DTYPES, INSTRUCTION_SETS, random_labels
-from torch import Tensor
+from memory import peak_mib_of
+from rows import rows_at_all_angles
 from torch.library import opcheck
 
 from tfc_fast import _C
@@ -21,11 +19,6 @@ from tfc_fast.similarity import CosineHistogram, cosine_histogram
 
 KINDS = ("all", "within", "between")
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
-
-
-def random_rows(rng: np.random.Generator, n: int, d: int, dtype: torch.dtype) -> Tensor:
-    common, own = rng.standard_normal(d), rng.standard_normal((n, d))
-    return torch.from_numpy(common * rng.uniform(-1, 1, (n, 1)) + own).to(dtype)
 
 
 def cosines_of_pairs(x: Any, labels: Any = None) -> dict[str, npt.NDArray[np.float64]]:
@@ -70,26 +63,26 @@ def check(x: Any, labels: Any = None, *, bins: int = 256) -> CosineHistogram:
 @pytest.mark.parametrize("d", [1, 7, 64, 1000, 4096])
 @pytest.mark.parametrize("n", [0, 1, 2, 3, 127, 300])
 def test_every_shape(rng: np.random.Generator, n: int, d: int, dtype: torch.dtype) -> None:
-    x = random_rows(rng, n, d, dtype)
+    x = rows_at_all_angles(rng, n, d, dtype)
     check(x)
     check(x, random_labels(rng, n), bins=int(rng.integers(1, 1000)))
 
 
 @pytest.mark.parametrize(("n", "d"), [(127, 200_000), (2500, 3), (2500, 200)])
 def test_large_shapes(rng: np.random.Generator, n: int, d: int) -> None:
-    check(random_rows(rng, n, d, torch.float32), random_labels(rng, n))
+    check(rows_at_all_angles(rng, n, d, torch.float32), random_labels(rng, n))
 
 
 @each_dtype
 @pytest.mark.parametrize("bins", [1, 2, 3, 10, 255, 65536])
 def test_every_number_of_bins(rng: np.random.Generator, bins: int, dtype: torch.dtype) -> None:
-    check(random_rows(rng, 150, 5, dtype), random_labels(rng, 150), bins=bins)
+    check(rows_at_all_angles(rng, 150, 5, dtype), random_labels(rng, 150), bins=bins)
 
 
 @each_dtype
 def test_labels_of_every_kind(rng: np.random.Generator, dtype: torch.dtype) -> None:
     n = 400
-    x = random_rows(rng, n, 20, dtype)
+    x = rows_at_all_angles(rng, n, 20, dtype)
     check(x, torch.zeros(n, dtype=torch.int64))
     check(x, torch.from_numpy(rng.permutation(n)))
     check(x, torch.from_numpy(rng.geometric(0.3, n)))
@@ -113,7 +106,7 @@ def test_labels_that_tell_the_rows_apart(rng: np.random.Generator) -> None:
 
 @each_dtype
 def test_zero_and_bad_rows_are_left_out(rng: np.random.Generator, dtype: torch.dtype) -> None:
-    x = random_rows(rng, 200, 33, dtype)
+    x = rows_at_all_angles(rng, 200, 33, dtype)
     x[torch.from_numpy(rng.choice(200, 30, replace=False))] = 0
     for bad in (math.nan, math.inf, -math.inf):
         x[int(rng.integers(200)), int(rng.integers(33))] = bad
@@ -128,7 +121,7 @@ def test_zero_and_bad_rows_are_left_out(rng: np.random.Generator, dtype: torch.d
 
 def test_scales_mixed_in_one_batch(rng: np.random.Generator) -> None:
     scale = torch.from_numpy(rng.choice([1, 1e-10, 1e-20, 1e-30, 1e30], (150, 1)))
-    x = (random_rows(rng, 150, 40, torch.float64) * scale).float()
+    x = (rows_at_all_angles(rng, 150, 40, torch.float64) * scale).float()
     check(x, random_labels(rng, 150))
 
 
@@ -150,7 +143,7 @@ def test_numpy_in_numpy_out(rng: np.random.Generator) -> None:
 
 def test_quantile_and_cdf(rng: np.random.Generator) -> None:
     n = 500
-    x, labels = random_rows(rng, n, 30, torch.float32), random_labels(rng, n, 3)
+    x, labels = rows_at_all_angles(rng, n, 30, torch.float32), random_labels(rng, n, 3)
     histogram = cosine_histogram(x, labels, bins=400)
     shares = np.array([[0.0, 0.01, 0.3], [0.5, 0.99, 1.0]])
     for kind, cosines in cosines_of_pairs(x, labels).items():
@@ -163,6 +156,7 @@ def test_quantile_and_cdf(rng: np.random.Generator) -> None:
         np.testing.assert_allclose(histogram.cdf(quantiles, kind), shares, atol=1e-9)  # type: ignore[arg-type]
     assert float(histogram.cdf(-5.0)) == 0
     assert float(histogram.cdf(5.0)) == 1
+    assert math.isnan(float(histogram.cdf(math.nan)))
 
 
 def test_quantiles_of_few_pairs_lie_where_pairs_are() -> None:
@@ -198,7 +192,7 @@ def test_wrong_input_is_refused_by_name(rng: np.random.Generator) -> None:
 def test_same_counts_for_any_number_of_threads(
     rng: np.random.Generator, set_threads: Callable[[int], None], n: int, dtype: torch.dtype
 ) -> None:
-    x, labels = random_rows(rng, n, 100, dtype), random_labels(rng, n)
+    x, labels = rows_at_all_angles(rng, n, 100, dtype), random_labels(rng, n)
     set_threads(1)
     expected = cosine_histogram(x, labels)
     for threads in (2, 3, 8):
@@ -210,7 +204,7 @@ def test_same_counts_for_any_number_of_threads(
 def test_every_instruction_set_gives_the_same_counts(
     rng: np.random.Generator, use_instruction_set: Callable[[str], None], dtype: torch.dtype
 ) -> None:
-    x, labels = random_rows(rng, 300, 517, dtype), random_labels(rng, 300)
+    x, labels = rows_at_all_angles(rng, 300, 517, dtype), random_labels(rng, 300)
     results = []
     for name in INSTRUCTION_SETS:
         use_instruction_set(name)
@@ -226,7 +220,7 @@ def assert_same_counts(actual: CosineHistogram, expected: CosineHistogram) -> No
 
 @each_dtype
 def test_is_a_sound_op(rng: np.random.Generator, dtype: torch.dtype) -> None:
-    x = random_rows(rng, 6, 5, dtype)
+    x = rows_at_all_angles(rng, 6, 5, dtype)
     grouping = torch.ops.tfc_fast.group_labels(random_labels(rng, 6), 5)
     op = torch.ops.tfc_fast.cosine_histogram.default
     for arguments in ((x, None, None, 10), (x.view(6, 5, 1), *grouping, 7)):
@@ -236,7 +230,7 @@ def test_is_a_sound_op(rng: np.random.Generator, dtype: torch.dtype) -> None:
 def test_plot(rng: np.random.Generator) -> None:
     matplotlib = pytest.importorskip("matplotlib", reason="plotting is optional")
     matplotlib.use("agg")
-    x, labels = random_rows(rng, 50, 4, torch.float32), random_labels(rng, 50)
+    x, labels = rows_at_all_angles(rng, 50, 4, torch.float32), random_labels(rng, 50)
     ax = cosine_histogram(x, labels, bins=20).plot()
     assert [text.get_text() for text in ax.get_legend().get_texts()] == [
         "within classes",
@@ -251,27 +245,17 @@ def test_plot(rng: np.random.Generator) -> None:
 
 def test_memory_does_not_grow_with_the_pairs() -> None:
     program = """
-import resource, torch
+import torch
 from tfc_fast.similarity import cosine_histogram
 x, labels = torch.randn(20000, 64), torch.randint(0, 10, (20000,))
 cosine_histogram(x[:100], labels[:100], num_classes=10)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-cosine_histogram(x, labels, num_classes=10)
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 """
-    run = subprocess.run(
-        [sys.executable, "-c", program],
-        env={**os.environ, "OMP_NUM_THREADS": "2"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    assert float(run.stdout) < 16, "MB; the matrix would be 1600"
+    peak = peak_mib_of(program, "cosine_histogram(x, labels, num_classes=10)")
+    assert peak < 16, "MiB; the matrix would be 1526"
 
 
 def test_counts_without_compiled_products(rng: np.random.Generator) -> None:
-    x, labels = random_rows(rng, 200, 65, torch.float32), random_labels(rng, 200)
+    x, labels = rows_at_all_angles(rng, 200, 65, torch.float32), random_labels(rng, 200)
     _C.use_compiled_gemm(False)
     try:
         check(x, labels)

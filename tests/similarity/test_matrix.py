@@ -1,9 +1,6 @@
 from __future__ import annotations
 
 import math
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -11,18 +8,14 @@ import pytest
 import reference
 import torch
 from checks import DTYPES, INSTRUCTION_SETS, LARGE_SHAPES, SHAPES
+from memory import peak_mib_of
+from rows import SCALES, random_rows
 from torch import Tensor
 from torch.library import opcheck
 
 from tfc_fast import _C
 from tfc_fast.similarity import cosine_matrix
 
-SCALES = {
-    torch.float16: (1.0, 1e-3, 5e3),
-    torch.bfloat16: (1.0, 1e-10, 1e-20, 1e-30, 1e30, 2e37),
-    torch.float32: (1.0, 1e-10, 1e-20, 1e-30, 1e30, 1e-43, 2e37),
-    torch.float64: (1.0, 1e-10, 1e-20, 1e-30, 1e30, 1e-300, 1e300),
-}
 # Around whole tiles and panels, and where one tile becomes several.
 SIZES = [1, 2, 15, 16, 17, 63, 64, 65, 127, 128, 129, 520, 1030]
 WIDTHS = [1, 7, 16, 31, 33, 127, 129, 511, 513, 1025, 2100]
@@ -40,12 +33,6 @@ def products(request: pytest.FixtureRequest) -> Iterator[None]:
 
 def tolerance(dtype: torch.dtype) -> float:
     return 1e-12 if dtype == torch.float64 else 1e-6
-
-
-def random_rows(rng: np.random.Generator, n: int, d: int, dtype: torch.dtype) -> Tensor:
-    """Rows with something in common, so that the cosines are spread around a half."""
-    common, own = rng.standard_normal(d), rng.standard_normal((n, d))
-    return torch.from_numpy(common + own).to(dtype)
 
 
 def check(x: Tensor, y: Tensor | None = None) -> Tensor:
@@ -324,20 +311,10 @@ def test_compiled_by_torch(rng: np.random.Generator) -> None:
 
 def test_memory_is_the_result_and_little_more() -> None:
     program = """
-import resource, torch
+import torch
 from tfc_fast.similarity import cosine_matrix
 x, out = torch.randn(6000, 3000), torch.zeros(6000, 6000)
 cosine_matrix(x[:200], out=out[:200, :200])
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-cosine_matrix(x, out=out)
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 """
-    run = subprocess.run(
-        [sys.executable, "-c", program],
-        env={**os.environ, "OMP_NUM_THREADS": "2"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    assert float(run.stdout) < 16, "MB; the unit rows alone would be 72"
+    peak = peak_mib_of(program, "cosine_matrix(x, out=out)")
+    assert peak < 16, "MiB; the unit rows alone would be 69"

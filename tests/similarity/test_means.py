@@ -18,27 +18,14 @@ from checks import (
     dtype_name,
     random_labels,
 )
+from rows import SCALES, random_rows
 from torch import Tensor
 
 from tfc_fast.similarity import mean_cosine
 
-# What the dtype can hold of 1, 1e-10, 1e-20, 1e-30, 1e+30, and its own extremes, subnormals among
-# them. `random_rows` never reaches 10, so the largest overflow no entry, if every square.
-SCALES = {
-    torch.float16: (1.0, 1e-3, 1e-6, 5e3),
-    torch.bfloat16: (1.0, 1e-10, 1e-20, 1e-30, 1e30, 1e-38, 2e37),
-    torch.float32: (1.0, 1e-10, 1e-20, 1e-30, 1e30, 1e-38, 1e-43, 2e37),
-    torch.float64: (1.0, 1e-10, 1e-20, 1e-30, 1e30, 1e-300, 1e300, 1e-320, 1e307),
-}
 DTYPES_AND_SCALES = [(dtype, scale) for dtype in DTYPES for scale in SCALES[dtype]]
 
 WIDTHS = [1, 7, 15, 16, 17, 255, 256, 257, 300]  # around whole lanes and runs of them
-
-
-def random_rows(rng: np.random.Generator, n: int, d: int, dtype: torch.dtype) -> Tensor:
-    """Rows with something in common, so that the cosines are spread around a half."""
-    common, own = rng.standard_normal(d), rng.standard_normal((n, d))
-    return torch.from_numpy(common + own).to(dtype)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

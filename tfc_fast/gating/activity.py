@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tfc_fast import _extension  # noqa: F401  (registers the ops)
-from tfc_fast._inputs import Array, as_count, as_rows
+from tfc_fast._inputs import Array, as_count, as_rows_to_keep, as_state
 
 __all__ = ["UnitActivity"]
 
@@ -57,7 +57,11 @@ class UnitActivity:
         """Forget all updates."""
         self._n_updates = 0
         self._n_rows = 0
-        self._units = {name: torch.zeros(self._num_units, dtype=torch.int64) for name in _PER_UNIT}
+        # Whatever torch's default device is.
+        self._units = {
+            name: torch.zeros(self._num_units, dtype=torch.int64, device="cpu")
+            for name in _PER_UNIT
+        }
 
     def update(self, features: Array) -> None:
         """Add the rows of one step or batch.
@@ -69,9 +73,10 @@ class UnitActivity:
 
         Raises:
             TypeError: `features` is no array of a supported float dtype.
-            ValueError: `features` has no dimension, or its rows do not have `num_units` values.
+            ValueError: `features` has no dimension or is on meta, or its rows do not have
+                `num_units` values.
         """
-        rows = as_rows(features, "features")
+        rows = as_rows_to_keep(features, "features")
         width = math.prod(rows.shape[1:])
         if width != self._num_units:
             raise ValueError(
@@ -150,27 +155,29 @@ class UnitActivity:
 
         Raises:
             TypeError: A number in it is no integer.
-            ValueError: An entry is missing or unknown, or was made for other units or another
-                window. Nothing is changed after an error.
+            ValueError: An entry is missing or unknown, was made for other units or another window,
+                or is a count that no updates give. Nothing is changed after an error.
         """
         wanted = set(self.state_dict())
         if set(state) != wanted:
             raise ValueError(f"state: wanted the entries {sorted(wanted)}, got {sorted(state)}")
         for name in ("num_units", "window"):
-            if state[name] != getattr(self, name):
+            given = as_count(state[name], f"state: {name}", 0)
+            if given != getattr(self, name):
                 raise ValueError(
-                    f"state: was made with {name}={state[name]}, but this has "
+                    f"state: was made with {name}={given}, but this has "
                     f"{name}={getattr(self, name)}"
                 )
-        for name in _PER_UNIT:
-            units = state[name]
-            if not isinstance(units, Tensor) or units.dtype != torch.int64:
-                raise ValueError(f"state: {name} must be an int64 tensor, got {units!r}")
-            if units.shape != (self._num_units,):
-                raise ValueError(
-                    f"state: {name} must have shape [{self._num_units}], got {list(units.shape)}"
-                )
         n_updates = as_count(state["n_updates"], "state: n_updates", 0)
-        self._n_rows = as_count(state["n_rows"], "state: n_rows", 0)
-        self._n_updates = n_updates
-        self._units = {name: state[name].detach().cpu().clone() for name in _PER_UNIT}
+        n_rows = as_count(state["n_rows"], "state: n_rows", 0)
+        units = {}
+        for name, most in (
+            ("open_rows", n_rows),
+            ("last_active", n_updates),
+            ("revived", n_updates),
+        ):
+            units[name] = as_state(state[name], f"state: {name}", self._units[name])
+            outside = units[name][(units[name] < 0) | (units[name] > most)]
+            if len(outside):
+                raise ValueError(f"state: {name}: wanted 0 ... {most}, got {int(outside[0])}")
+        self._n_updates, self._n_rows, self._units = n_updates, n_rows, units

@@ -77,14 +77,15 @@ class AgreementHistogram(PairHistogram):
             kind: `"all"`, `"within"` or `"between"`.
 
         Returns:
-            float64, of the shape of `t`; NaN without pairs.
+            float64, of the shape of `t`; NaN where `t` is, and without pairs.
         """
         up_to = np.concatenate([[0], np.cumsum(self._counts(kind))])
         at = np.asarray(t, np.float64)
         if up_to[-1] == 0 or len(up_to) == 2:
             return np.full_like(at, np.nan)[()]
         index = np.searchsorted(np.asarray(self.values), at, side="right")
-        return np.asarray(up_to[index] / up_to[-1])[()]
+        # A NaN is sorted behind all values, as if it were the largest.
+        return np.asarray(np.where(np.isnan(at), np.nan, up_to[index] / up_to[-1]))[()]
 
     def _bars(self, kind: Kind) -> tuple[np.ndarray, np.ndarray]:
         """Neighbouring values, so many together that there are few bars."""
@@ -142,7 +143,7 @@ def agreement_histogram(
     rows, units = as_packed_gates(features_or_packed, "features_or_packed", num_units)
     order, class_ptr = group_labels(labels, num_classes, rows)
     counts = torch.ops.tfc_fast.agreement_histogram.default(rows, order, class_ptr, units)
-    values = torch.arange(units + 1, dtype=torch.float64) / units
+    values = torch.arange(units + 1, dtype=torch.float64, device=rows.device) / units
     as_numpy = isinstance(features_or_packed, np.ndarray)
     return AgreementHistogram(
         **by_kind(counts, labels is not None, as_numpy),

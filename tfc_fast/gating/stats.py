@@ -15,6 +15,7 @@ from torch import Tensor
 
 from tfc_fast import _extension  # noqa: F401  (registers the ops)
 from tfc_fast._inputs import Array, as_rows, group_labels
+from tfc_fast._results import measures_and_counts
 
 __all__ = ["GateStats", "gate_stats"]
 
@@ -68,8 +69,4 @@ def gate_stats(
     rows = as_rows(features, "features")
     order, class_ptr = group_labels(labels, num_classes, rows)
     values = torch.ops.tfc_fast.gate_stats.default(rows, order, class_ptr)
-    if isinstance(features, np.ndarray):
-        a = values.numpy()
-        return GateStats(a[0], a[1], a[2], a[3], a[4], a[5], a[6].astype(np.int64))
-    v = values.unbind()
-    return GateStats(v[0], v[1], v[2], v[3], v[4], v[5], v[6].to(torch.int64))
+    return GateStats(*measures_and_counts(values, 6, isinstance(features, np.ndarray)))

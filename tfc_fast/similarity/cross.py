@@ -21,6 +21,7 @@ from torch import Tensor
 
 from tfc_fast import _extension  # noqa: F401  (registers the ops)
 from tfc_fast._inputs import Array, as_rows, group_labels
+from tfc_fast._results import measures_and_counts
 
 __all__ = ["CrossCosineMeans", "PairedCosines", "cross_cosine", "paired_cosine"]
 
@@ -114,10 +115,7 @@ def cross_cosine(
         right,
         *group_labels(y_labels, num_classes, right, "y_labels"),
     )
-    if isinstance(x, np.ndarray):
-        array = values.numpy()
-        return CrossCosineMeans(*array[:3], *array[3:].astype(np.int64))
-    return CrossCosineMeans(*values[:3].unbind(), *values[3:].to(torch.int64).unbind())
+    return CrossCosineMeans(*measures_and_counts(values, 3, isinstance(x, np.ndarray)))
 
 
 def paired_cosine(x: Array, y: Array) -> PairedCosines:
@@ -155,7 +153,7 @@ def paired_cosine(x: Array, y: Array) -> PairedCosines:
         (0.8536, 1)
     """
     cosines, summary = torch.ops.tfc_fast.paired_cosine.default(as_rows(x, "x"), as_rows(y, "y"))
-    if isinstance(x, np.ndarray):
-        array = summary.numpy()
-        return PairedCosines(cosines.numpy(), array[0], *array[1:].astype(np.int64))
-    return PairedCosines(cosines, summary[0], *summary[1:].to(torch.int64).unbind())
+    as_numpy = isinstance(x, np.ndarray)
+    return PairedCosines(
+        cosines.numpy() if as_numpy else cosines, *measures_and_counts(summary, 1, as_numpy)
+    )

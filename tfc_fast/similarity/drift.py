@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tfc_fast._inputs import Array, as_count, as_rows
+from tfc_fast._inputs import Array, as_count, as_rows_to_keep
 from tfc_fast.similarity.cross import paired_cosine
 
 __all__ = ["FeatureDrift"]
@@ -64,16 +64,16 @@ class FeatureDrift:
 
         Raises:
             TypeError: `features` is no array of a supported float dtype, or of another than before.
-            ValueError: The shape of `features` is not that of before.
+            ValueError: The shape of `features` is not that of before, or they are on meta.
         """
-        rows = as_rows(features, "features")
+        rows = as_rows_to_keep(features, "features")
         self._check_same_batch(rows)
         if len(self._ring) < self.lag:
             self._ring.append(rows.clone())
-            mean = torch.tensor(torch.nan, dtype=torch.float64)
+            mean = torch.tensor(torch.nan, dtype=torch.float64, device="cpu")
         else:
             before = self._ring[self._oldest]
-            mean = torch.as_tensor(paired_cosine(rows, before).mean)
+            mean = torch.as_tensor(paired_cosine(rows, before).mean, device="cpu")
             # A new copy: a tensor made in inference mode cannot be written to outside of it.
             self._ring[self._oldest] = rows.clone()
             self._oldest = (self._oldest + 1) % self.lag

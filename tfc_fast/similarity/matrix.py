@@ -27,7 +27,8 @@ def cosine_matrix(x: Array, y: Array | None = None, *, out: Array | None = None)
     zeros or with a NaN or Inf gets a gradient of exactly 0 and adds nothing to that of others. The
     products of the backward are torch's: `torch.set_float32_matmul_precision` holds for them.
 
-    Only `n m` numbers are needed besides the input. Means, spread or distribution of the entries
+    Only the `n m` numbers of the result are needed besides the input; the backward makes the unit
+    rows, and up to two more matrices of that size. Means, spread or distribution of the entries
     cost far less: see `mean_cosine`, `cosine_spread` and `cosine_histogram`.
 
     Args:

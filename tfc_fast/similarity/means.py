@@ -23,6 +23,7 @@ from torch import Tensor
 
 from tfc_fast import _extension  # noqa: F401  (registers the ops)
 from tfc_fast._inputs import Array, as_rows, group_labels
+from tfc_fast._results import measures_and_counts
 
 __all__ = ["CosineMeans", "mean_cosine"]
 
@@ -94,13 +95,4 @@ def mean_cosine(
     rows = as_rows(x, "x", differentiable=True)
     order, class_ptr = group_labels(labels, num_classes, rows)
     values = torch.ops.tfc_fast.mean_cosine.default(rows, order, class_ptr)
-    if isinstance(x, np.ndarray):
-        array = values.numpy()
-        counts = array[3:].astype(np.int64)
-        return CosineMeans(array[0], array[1], array[2], counts[0], counts[1], counts[2])
-    return as_cosine_means(values)
-
-
-def as_cosine_means(values: Tensor) -> CosineMeans:
-    """What the ops give as one float64 tensor: three means and three counts."""
-    return CosineMeans(*values[:3].unbind(), *values[3:].to(torch.int64).unbind())
+    return CosineMeans(*measures_and_counts(values, 3, isinstance(x, np.ndarray)))

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from tfc_fast import _extension  # noqa: F401  (registers the ops)
 from tfc_fast._inputs import Array, as_rows, group_labels
+from tfc_fast._results import measures_and_counts
 
 __all__ = ["CosineSpread", "cosine_spread"]
 
@@ -76,8 +77,4 @@ def cosine_spread(
     rows = as_rows(x, "x")
     order, class_ptr = group_labels(labels, num_classes, rows)
     values = torch.ops.tfc_fast.cosine_spread.default(rows, order, class_ptr)
-    if isinstance(x, np.ndarray):
-        array = values.numpy()
-        counts = array[3:].astype(np.int64)
-        return CosineSpread(array[0], array[1], array[2], counts[0], counts[1], counts[2])
-    return CosineSpread(*values[:3].unbind(), *values[3:].to(torch.int64).unbind())
+    return CosineSpread(*measures_and_counts(values, 3, isinstance(x, np.ndarray)))
