@@ -10,6 +10,8 @@
 #include <algorithm>
 #include <atomic>
 
+#include "../kernels/cpu/dispatch.h"
+
 namespace tfc::ops {
 namespace {
 
@@ -56,6 +58,29 @@ bool compiled_gemm_works() {
 }
 #endif
 
+#if defined(CPUBLAS_BRGEMM_BF16BF16F32)
+void brgemm(int64_t m, int64_t n, int64_t k, const uint16_t* a, int64_t lda, const uint16_t* b, int64_t ldb,
+            bool add, float* c, int64_t ldc) {
+  at::native::cpublas::brgemm(m, n, k, lda, ldb, ldc, add, reinterpret_cast<const at::BFloat16*>(a),
+                              reinterpret_cast<const at::BFloat16*>(b), c, /*is_vnni=*/true);
+}
+
+bool compiled_bfloat16_gemm_works() {
+  // Elsewhere oneDNN makes do with several instructions, which takes longer than a product of floats.
+  if (!cpu::multiplies_bfloat16()) return false;
+  const uint16_t a[2] = {0x3f80, 0x4000};  // 1, 2
+  const uint16_t b[2] = {0x4040, 0x4080};  // 3, 4
+  float c = 0;
+  try {
+    brgemm(1, 1, 2, a, 2, b, 1, /*add=*/false, &c, 1);
+    at::native::cpublas::brgemm_release();
+  } catch (const c10::Error&) {
+    return false;
+  }
+  return c == 11;
+}
+#endif
+
 }  // namespace
 
 bool gemm_is_compiled() {
@@ -64,6 +89,16 @@ bool gemm_is_compiled() {
   if (!compiled_allowed.load(std::memory_order_relaxed) || !at::globalContext().userEnabledMkldnn())
     return false;
   static const bool works = compiled_gemm_works();
+  return works;
+#else
+  return false;
+#endif
+}
+
+bool bfloat16_gemm_is_compiled() {
+#if defined(CPUBLAS_BRGEMM_BF16BF16F32)
+  if (!gemm_is_compiled()) return false;
+  static const bool works = compiled_bfloat16_gemm_works();
   return works;
 #else
   return false;
@@ -100,6 +135,19 @@ void gemm(int64_t m, int64_t n, int64_t k, const float* a, int64_t lda, const fl
 void gemm(int64_t m, int64_t n, int64_t k, const double* a, int64_t lda, const double* b, int64_t ldb,
           bool add, double* c, int64_t ldc) {
   library_gemm(m, n, k, a, lda, b, ldb, add, c, ldc);
+}
+
+void gemm(int64_t m, int64_t n, int64_t k, const uint16_t* a, int64_t lda, const uint16_t* b, int64_t ldb,
+          bool add, float* c, int64_t ldc) {
+#if defined(CPUBLAS_BRGEMM_BF16BF16F32)
+  for (int64_t first = 0; first < k; first += kBFloat16GemmRun) {
+    brgemm(m, n, std::min(kBFloat16GemmRun, k - first), a + first, lda, b + first * ldb, ldb,
+           add || first > 0, c, ldc);
+  }
+  at::native::cpublas::brgemm_release();
+#else
+  TORCH_INTERNAL_ASSERT(false, "this torch has no compiled products of bfloat16");
+#endif
 }
 
 }  // namespace tfc::ops

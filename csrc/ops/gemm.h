@@ -17,12 +17,21 @@ void gemm(int64_t m, int64_t n, int64_t k, const double* a, int64_t lda, const d
 
 constexpr int64_t kGemmRun = 32;
 
+// The same of bfloat16 with float sums: a[m, k] holds rows, b[k / 2, n, 2] pairs of entries of a column,
+// `ldb` columns apart; k is even. Denormal entries count as zero. Where bfloat16_gemm_is_compiled().
+// Two factors of 8 bits have a product of 16: up to 256 equal ones are added without any rounding.
+void gemm(int64_t m, int64_t n, int64_t k, const uint16_t* a, int64_t lda, const uint16_t* b, int64_t ldb,
+          bool add, float* c, int64_t ldc);
+constexpr int64_t kBFloat16GemmRun = 64;
+
 // Float products want m, n and k to be multiples of 16 (pad with zeros), and few different ones:
 // each shape is compiled once per thread, which takes as long as a small product.
 
 // Whether float products run on oneDNN's batch-reduce kernels (the processor and torch have them) or
-// on at::mm. For tests: use at::mm from now on, or whatever is best.
+// on at::mm, and whether those do bfloat16 with an instruction for it. For tests: use at::mm from now on, or
+// whatever is best.
 bool gemm_is_compiled();
+bool bfloat16_gemm_is_compiled();
 void use_compiled_gemm(bool allowed);
 
 }  // namespace tfc::ops

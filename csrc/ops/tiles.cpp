@@ -1,7 +1,9 @@
 #include "tiles.h"
 
 #include <cmath>
+#include <type_traits>
 
+#include "../kernels/cpu/dispatch.h"
 #include "gemm.h"
 
 namespace tfc::ops {
@@ -16,6 +18,16 @@ int64_t side_of(int64_t count) {
   const int64_t wanted = std::clamp(rounded_up(count / 4, cpu::kPanelStep), kSmallestSide, kLargestSide);
   const int64_t tiles = std::max<int64_t>(1, divided_up(count, wanted));
   return rounded_up(divided_up(std::max<int64_t>(1, count), tiles), cpu::kPanelStep);
+}
+
+// The scales that rows packed in pairs have not been given yet.
+std::vector<float> scales_of(const cpu::UnitRows& rows, int64_t first, int64_t count) {
+  std::vector<float> scales(static_cast<size_t>(count));
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t row = rows.order != nullptr ? rows.order[first + i] : first + i;
+    scales[i] = static_cast<float>(rows.scales[row].scale);
+  }
+  return scales;
 }
 
 }  // namespace
@@ -51,60 +63,73 @@ TilePlace TileGrid::place(int64_t index) const {
   return {index, row, std::min(height_, rows_ - row), column, std::min(width_, columns_ - column)};
 }
 
-template <typename Real>
-TileProduct<Real>::TileProduct(const UnitRows& left, const UnitRows& right, const TileGrid& grid)
+template <typename Real, typename Packed>
+TileProduct<Real, Packed>::TileProduct(const UnitRows& left, const UnitRows& right, const TileGrid& grid)
     : left_(left),
       right_(right),
       grid_(grid),
-      depth_(std::min(kDepth<Real>, rounded_up(left.kernel.width, cpu::kPanelStep))),
+      depth_(std::min(kDepth<Packed>, rounded_up(left.kernel.width, kDepthStep<Packed>))),
       // Rows not a power of two apart: a column of the tile must not fall into one set of the cache.
       stride_(grid.width() + cpu::kPanelStep) {
   const int64_t height = grid.height();
-  const int64_t entries = height * depth_ + depth_ * grid.width() + height * stride_;
-  memory_ = c10::GetCPUAllocator()->allocate(static_cast<size_t>(entries) * sizeof(Real));
-  left_panel_ = static_cast<Real*>(memory_.get());
+  const int64_t cosines = height * stride_;
+  const int64_t entries = (height + grid.width()) * depth_;
+  memory_ = c10::GetCPUAllocator()->allocate(static_cast<size_t>(cosines) * sizeof(Real) +
+                                             static_cast<size_t>(entries) * sizeof(Packed));
+  cosines_ = static_cast<Real*>(memory_.get());
+  left_panel_ = reinterpret_cast<Packed*>(cosines_ + cosines);
   right_panel_ = left_panel_ + height * depth_;
-  cosines_ = right_panel_ + depth_ * grid.width();
   // Rows that the last tile lacks are multiplied too: whatever they hold must not be a signalling NaN.
-  std::fill(left_panel_, left_panel_ + entries, Real{0});
-  if (left.kernel.width > kDepth<Real> * kDepthsInFloat && sizeof(Real) < sizeof(double)) {
-    total_.resize(static_cast<size_t>(height * stride_));
+  std::fill(cosines_, cosines_ + cosines, Real{0});
+  std::fill(left_panel_, left_panel_ + entries, Packed{0});
+  if (left.kernel.width > kProductsInFloat && sizeof(Real) < sizeof(double)) {
+    total_.resize(static_cast<size_t>(cosines));
   }
 }
 
-template <typename Real>
-Tile<Real> TileProduct<Real>::operator()(int64_t index) {
+template <typename Real, typename Packed>
+Tile<Real> TileProduct<Real, Packed>::operator()(int64_t index) {
   const Tile<Real> tile{grid_.place(index), cosines_, stride_};
   const int64_t width = left_.kernel.width;
   if (total_.empty()) {
     multiply(tile, 0, width);
-    return tile;
+  } else {
+    std::fill(total_.begin(), total_.end(), 0.0);
+    const int64_t used = grid_.height() * stride_;
+    for (int64_t first = 0; first < width; first += kProductsInFloat) {
+      multiply(tile, first, std::min(width, first + kProductsInFloat));
+      for (int64_t i = 0; i < used; ++i) total_[i] += cosines_[i];
+    }
+    for (int64_t i = 0; i < used; ++i) cosines_[i] = static_cast<Real>(total_[i]);
   }
-  std::fill(total_.begin(), total_.end(), 0.0);
-  const int64_t used = grid_.height() * stride_;
-  for (int64_t first = 0; first < width; first += kDepth<Real> * kDepthsInFloat) {
-    multiply(tile, first, std::min(width, first + kDepth<Real> * kDepthsInFloat));
-    for (int64_t i = 0; i < used; ++i) total_[i] += cosines_[i];
+  if constexpr (std::is_same_v<Packed, uint16_t>) {
+    const auto left_scales = scales_of(left_.kernel, tile.row, tile.rows);
+    const auto right_scales = scales_of(right_.kernel, tile.column, tile.columns);
+    cpu::kernels().scale_cosines(left_scales.data(), right_scales.data(), tile.rows, tile.columns, cosines_,
+                                 stride_);
   }
-  for (int64_t i = 0; i < used; ++i) cosines_[i] = static_cast<Real>(total_[i]);
   return tile;
 }
 
-template <typename Real>
-void TileProduct<Real>::multiply(const Tile<Real>& tile, int64_t first_column, int64_t last_column) {
+template <typename Real, typename Packed>
+void TileProduct<Real, Packed>::multiply(const Tile<Real>& tile, int64_t first_column, int64_t last_column) {
   const int64_t height = rounded_up(tile.rows, cpu::kPanelStep);
   const int64_t width = rounded_up(tile.columns, cpu::kPanelStep);
   if (first_column == last_column) std::fill(cosines_, cosines_ + grid_.height() * stride_, Real{0});
   for (int64_t column = first_column; column < last_column; column += depth_) {
     const int64_t depth = std::min(depth_, last_column - column);
-    const int64_t padded = rounded_up(depth, cpu::kPanelStep);
-    pack_rows<Real>(left_)(columns_of(left_, column, column + depth), tile.row, tile.row + tile.rows,
-                           left_panel_, padded);
-    pack_columns<Real>(right_)(columns_of(right_, column, column + depth), tile.column,
-                               tile.column + tile.columns, right_panel_, width);
+    const int64_t padded = rounded_up(depth, kDepthStep<Packed>);
+    pack_rows<Packed>(left_)(columns_of(left_, column, column + depth), tile.row, tile.row + tile.rows,
+                             left_panel_, padded);
+    pack_columns<Packed>(right_)(columns_of(right_, column, column + depth), tile.column,
+                                 tile.column + tile.columns, right_panel_, width);
     gemm(height, width, padded, left_panel_, padded, right_panel_, width, /*add=*/column != first_column,
          cosines_, stride_);
   }
+}
+
+bool multiplied_in_pairs(const UnitRows& rows) {
+  return rows.scalar == cpu::Scalar::kBFloat16 && rows.kernel.means == nullptr && bfloat16_gemm_is_compiled();
 }
 
 template <>
@@ -117,6 +142,7 @@ bool product_is_serial<double>() {
 }
 
 template class TileProduct<float>;
+template class TileProduct<float, uint16_t>;
 template class TileProduct<double>;
 
 }  // namespace tfc::ops

@@ -8,6 +8,7 @@
 #include <c10/core/CPUAllocator.h>
 
 #include <algorithm>
+#include <type_traits>
 #include <vector>
 
 #include "unit_rows.h"
@@ -43,16 +44,22 @@ class TileGrid {
   bool triangle_;
 };
 
-// Entries of rows that are packed and multiplied at a time, and how often their products may be added
-// in float before they go on in double (see gemm.h).
-template <typename Real>
+// Entries of rows that are packed and multiplied at a time, and of which they are a multiple.
+template <typename Packed>
 constexpr int64_t kDepth = 128;
 template <>
+inline constexpr int64_t kDepth<uint16_t> = 256;
+template <>
 inline constexpr int64_t kDepth<double> = 512;
-constexpr int64_t kDepthsInFloat = 4;
+template <typename Packed>
+constexpr int64_t kDepthStep = std::is_same_v<Packed, uint16_t> ? cpu::kPairStep : cpu::kPanelStep;
 
-// One thread's packed panels and tile.
-template <typename Real>
+// How many products may be added in float before the sums go on in double (see gemm.h).
+constexpr int64_t kProductsInFloat = 512;
+
+// One thread's packed panels and tile. Packed: Real for unit rows; uint16_t for bfloat16 rows times a power
+// of two (cpu::PackPairsFunction), whose tile is given the rest of their scales.
+template <typename Real, typename Packed = Real>
 class TileProduct {
  public:
   TileProduct(const UnitRows& left, const UnitRows& right, const TileGrid& grid);
@@ -67,22 +74,24 @@ class TileProduct {
   int64_t depth_;  // entries of a row that are packed at a time
   int64_t stride_;
   at::DataPtr memory_;
-  Real* left_panel_;
-  Real* right_panel_;
   Real* cosines_;
+  Packed* left_panel_;
+  Packed* right_panel_;
   std::vector<double> total_;  // long rows: sums of `cosines_`
 };
+
+// Whether rows are bfloat16 and multiplied as such. float16 is not: instructions for it either sum in
+// float16 or are in few processors (AMX). Nor are rows less a mean, which are not bfloat16 any more.
+bool multiplied_in_pairs(const UnitRows& rows);
 
 // Whether a lone task must be kept from running on all threads: the product's own library would
 // then split it.
 template <typename Real>
 bool product_is_serial();
 
-// `make_worker()` gives what handles the tiles of one thread: called with each tile in turn; then
-// flush(), if it has that.
-template <typename Real, typename MakeWorker>
-void for_each_tile(const UnitRows& left, const UnitRows& right, bool triangle,
-                   const MakeWorker& make_worker) {
+template <typename Real, typename Packed, typename MakeWorker>
+void for_each_packed_tile(const UnitRows& left, const UnitRows& right, bool triangle,
+                          const MakeWorker& make_worker) {
   const TileGrid grid(left.count, right.count, triangle);
   const int64_t tiles = grid.count();
   if (tiles == 0) return;
@@ -94,11 +103,24 @@ void for_each_tile(const UnitRows& left, const UnitRows& right, bool triangle,
   const int64_t grain = serial ? std::max<int64_t>(1, kProductsPerThread / products) : 1;
   at::parallel_for(0, tasks, grain, [&](int64_t first, int64_t last) {
     if (first >= tiles) return;
-    TileProduct<Real> product(left, right, grid);
+    TileProduct<Real, Packed> product(left, right, grid);
     auto worker = make_worker();
     for (int64_t index = first; index < std::min(last, tiles); ++index) worker(product(index));
     if constexpr (requires { worker.flush(); }) worker.flush();
   });
+}
+
+// `make_worker()` gives what handles the tiles of one thread: called with each tile in turn; then
+// flush(), if it has that.
+template <typename Real, typename MakeWorker>
+void for_each_tile(const UnitRows& left, const UnitRows& right, bool triangle,
+                   const MakeWorker& make_worker) {
+  if constexpr (std::is_same_v<Real, float>) {
+    if (multiplied_in_pairs(left)) {
+      return for_each_packed_tile<Real, uint16_t>(left, right, triangle, make_worker);
+    }
+  }
+  for_each_packed_tile<Real, Real>(left, right, triangle, make_worker);
 }
 
 }  // namespace tfc::ops

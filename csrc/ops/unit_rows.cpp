@@ -80,5 +80,13 @@ template <>
 cpu::PackFunction<double> pack_columns<double>(const UnitRows& rows) {
   return cpu::kernels().unit_columns_double[static_cast<int>(rows.scalar)];
 }
+template <>
+cpu::PackFunction<uint16_t> pack_rows<uint16_t>(const UnitRows&) {
+  return cpu::kernels().pair_rows;
+}
+template <>
+cpu::PackFunction<uint16_t> pack_columns<uint16_t>(const UnitRows&) {
+  return cpu::kernels().pair_columns;
+}
 
 }  // namespace tfc::ops

@@ -42,10 +42,11 @@ struct ValidRows {
 };
 ValidRows valid_rows(const std::vector<cpu::UnitScale>& scales, const Grouping& groups);
 
-template <typename Real>
-cpu::PackFunction<Real> pack_rows(const UnitRows& rows);
-template <typename Real>
-cpu::PackFunction<Real> pack_columns(const UnitRows& rows);
+// To float or double; uint16_t: bfloat16 rows as they are, in pairs.
+template <typename Out>
+cpu::PackFunction<Out> pack_rows(const UnitRows& rows);
+template <typename Out>
+cpu::PackFunction<Out> pack_columns(const UnitRows& rows);
 
 inline int64_t divided_up(int64_t value, int64_t by) { return (value + by - 1) / by; }
 inline int64_t rounded_up(int64_t value, int64_t step) { return divided_up(value, step) * step; }

@@ -68,9 +68,10 @@ def test_every_shape(rng: np.random.Generator, n: int, d: int, dtype: torch.dtyp
     check(x, random_labels(rng, n), bins=int(rng.integers(1, 1000)))
 
 
-@pytest.mark.parametrize(("n", "d"), [(127, 200_000), (2500, 3), (2500, 200)])
-def test_large_shapes(rng: np.random.Generator, n: int, d: int) -> None:
-    check(rows_at_all_angles(rng, n, d, torch.float32), random_labels(rng, n))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("n", "d"), [(127, 200_000), (2500, 3), (2500, 201)])
+def test_large_shapes(rng: np.random.Generator, n: int, d: int, dtype: torch.dtype) -> None:
+    check(rows_at_all_angles(rng, n, d, dtype), random_labels(rng, n))
 
 
 @each_dtype
@@ -119,10 +120,19 @@ def test_zero_and_bad_rows_are_left_out(rng: np.random.Generator, dtype: torch.d
         assert math.isnan(float(histogram.cdf(0.5)))
 
 
-def test_scales_mixed_in_one_batch(rng: np.random.Generator) -> None:
-    scale = torch.from_numpy(rng.choice([1, 1e-10, 1e-20, 1e-30, 1e30], (150, 1)))
-    x = (rows_at_all_angles(rng, 150, 40, torch.float64) * scale).float()
-    check(x, random_labels(rng, 150))
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_scales_mixed_in_one_batch(
+    rng: np.random.Generator, dtype: torch.dtype, compiled: bool
+) -> None:
+    # Labels put the rows into another order than their scales.
+    scale = torch.from_numpy(rng.choice([1, 1e-10, 1e-20, 1e-30, 1e-38, 1e30, 2e37], (150, 1)))
+    x = (rows_at_all_angles(rng, 150, 41, torch.float64) * scale).to(dtype)
+    _C.use_compiled_gemm(compiled)
+    try:
+        check(x, random_labels(rng, 150))
+    finally:
+        _C.use_compiled_gemm(True)
 
 
 def test_the_ends_belong_to_the_outer_bins() -> None:
@@ -254,8 +264,9 @@ cosine_histogram(x[:100], labels[:100], num_classes=10)
     assert peak < 16, "MiB; the matrix would be 1526"
 
 
-def test_counts_without_compiled_products(rng: np.random.Generator) -> None:
-    x, labels = rows_at_all_angles(rng, 200, 65, torch.float32), random_labels(rng, 200)
+@each_dtype
+def test_counts_without_compiled_products(rng: np.random.Generator, dtype: torch.dtype) -> None:
+    x, labels = rows_at_all_angles(rng, 200, 65, dtype), random_labels(rng, 200)
     _C.use_compiled_gemm(False)
     try:
         check(x, labels)

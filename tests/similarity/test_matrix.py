@@ -59,9 +59,10 @@ def test_every_shape(rng: np.random.Generator, n: int, d: int, dtype: torch.dtyp
     check(random_rows(rng, n, d, dtype))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize(("n", "d"), [(4096, 64), *LARGE_SHAPES])
-def test_large_shapes(rng: np.random.Generator, n: int, d: int) -> None:
-    check(random_rows(rng, n, d, torch.float32))
+def test_large_shapes(rng: np.random.Generator, n: int, d: int, dtype: torch.dtype) -> None:
+    check(random_rows(rng, n, d, dtype))
 
 
 @pytest.mark.usefixtures("products")
@@ -89,6 +90,18 @@ def test_one_row_against_many(rng: np.random.Generator, dtype: torch.dtype) -> N
     assert check(many, one).shape == (5000, 1)
 
 
+@pytest.mark.usefixtures("products")
+@each_dtype
+@pytest.mark.parametrize("d", [1, 2, 31, 67, 300])
+def test_every_entry_meets_its_own(rng: np.random.Generator, d: int, dtype: torch.dtype) -> None:
+    units = torch.eye(d, dtype=dtype)
+    assert_same_bits(check(units), torch.eye(d, dtype=torch.promote_types(dtype, torch.float32)))
+    order = torch.from_numpy(rng.permutation(d))
+    cosines = check(units, -3 * units[order])
+    assert_same_bits(cosines, -units[:, order].to(cosines.dtype))
+
+
+@pytest.mark.usefixtures("products")
 @each_dtype
 def test_scales_mixed_in_one_batch(rng: np.random.Generator, dtype: torch.dtype) -> None:
     for n, m, d in [(131, None, 300), (70, 140, 33)]:
@@ -101,6 +114,28 @@ def test_scales_mixed_in_one_batch(rng: np.random.Generator, dtype: torch.dtype)
         )
         assert x is not None
         check(x.to(dtype), None if y is None else y.to(dtype))
+
+
+@pytest.mark.usefixtures("products")
+@each_dtype
+def test_entries_of_all_sizes_in_one_row(rng: np.random.Generator, dtype: torch.dtype) -> None:
+    # The smallest, scaled as their rows are, vanish; so they do in the cosines.
+    most = 4 if dtype == torch.float16 else 38
+    for n, d in [(40, 1), (90, 7), (150, 133)]:
+        size = rng.uniform(-most, most, (n, d)) * rng.uniform(0, 1, (n, 1))
+        check(torch.from_numpy(rng.choice([-1.0, 1.0], (n, d)) * 10**size).to(dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64], ids=str)
+def test_denormal_numbers_flushed(
+    rng: np.random.Generator, flush_denormal: Callable[[bool], bool], dtype: torch.dtype
+) -> None:
+    scales = torch.from_numpy(rng.choice([1e-30, 1e-20, 1.0, 1e20, 2e37], (70, 1)))
+    x = (random_rows(rng, 70, 133, torch.float64) * scales).to(dtype)
+    expected = cosine_matrix(x)
+    if not flush_denormal(True):
+        pytest.skip("the processor does not flush denormal numbers")
+    assert_same_bits(check(x), torch.as_tensor(expected))
 
 
 @pytest.mark.usefixtures("products")
@@ -257,8 +292,11 @@ def test_every_instruction_set_gives_the_same_bits(
             assert_same_bits(value, wanted)
 
 
-def test_lower_precision_of_products_is_not_taken(rng: np.random.Generator) -> None:
-    x = random_rows(rng, 100, 300, torch.float32)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_lower_precision_of_products_is_not_taken(
+    rng: np.random.Generator, dtype: torch.dtype
+) -> None:
+    x = random_rows(rng, 100, 300, dtype)
     before = torch.get_float32_matmul_precision()
     _C.use_compiled_gemm(False)
     try:
@@ -269,8 +307,9 @@ def test_lower_precision_of_products_is_not_taken(rng: np.random.Generator) -> N
         _C.use_compiled_gemm(True)
 
 
-def test_without_onednn(rng: np.random.Generator) -> None:
-    x = random_rows(rng, 100, 300, torch.float32)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_without_onednn(rng: np.random.Generator, dtype: torch.dtype) -> None:
+    x = random_rows(rng, 100, 300, dtype)
     before = torch.backends.mkldnn.set_flags(_enabled=False)
     try:
         assert not _C.gemm_is_compiled()

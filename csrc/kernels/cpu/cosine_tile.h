@@ -11,6 +11,10 @@ template <typename Real>
 using PlaceCosinesFunction = void (*)(const Real* tile, int64_t stride, int64_t rows, int64_t columns,
                                       Real* out, int64_t row_stride, int64_t column_stride);
 
+// tile[i * stride + j] *= left[i] * right[j]
+using ScaleCosinesFunction = void (*)(const float* left, const float* right, int64_t rows, int64_t columns,
+                                      float* tile, int64_t stride);
+
 // Counts come in several columns, so that equal neighbours need not wait for each other's increment.
 constexpr int kCountWays = 4;
 

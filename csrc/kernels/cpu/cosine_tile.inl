@@ -82,6 +82,14 @@ void place_cosines(const Real* tile, int64_t stride, int64_t rows, int64_t colum
   place_one_by_one(tile, stride, rows, columns, out, row_stride, column_stride);
 }
 
+void scale_cosines(const float* left, const float* right, int64_t rows, int64_t columns, float* tile,
+                   int64_t stride) {
+  for (int64_t i = 0; i < rows; ++i, tile += stride) {
+    const float factor = left[i];
+    for (int64_t j = 0; j < columns; ++j) tile[j] *= factor * right[j];
+  }
+}
+
 template <typename Real>
 TFC_INLINE int64_t cell_of(Real cosine, Real half, Real last) {
   return (int64_t)clamped<Real>((cosine + 1) * half, 0, last);

@@ -46,6 +46,15 @@ const Kernels* const* available() {
   return list;
 }
 
+bool multiplies_bfloat16() {
+#if defined(TFC_X86_64)
+  __builtin_cpu_init();
+  return __builtin_cpu_supports("avx512bf16");
+#else
+  return false;
+#endif
+}
+
 namespace {
 
 const Kernels* find(const char* name) {

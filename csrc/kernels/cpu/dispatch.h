@@ -12,6 +12,9 @@ const Kernels& kernels();
 // Sets compiled in that this processor can run, best last; ends with nullptr.
 const Kernels* const* available();
 
+// Whether the processor multiplies pairs of bfloat16 in one instruction.
+bool multiplies_bfloat16();
+
 // Use the set of that name from now on; throws std::invalid_argument listing the available ones.
 void use(const char* name);
 

@@ -98,10 +98,12 @@ struct Kernels {
   PackFunction<double> unit_rows_double[kScalars];
   PackFunction<float> unit_columns_float[kScalars];
   PackFunction<double> unit_columns_double[kScalars];
+  PackPairsFunction pair_rows, pair_columns;
   SumUnitRowsFunction sum_unit_rows[kScalars];
   CentredSquaresFunction centred_squares[kScalars];
   PlaceCosinesFunction<float> place_cosines_float;
   PlaceCosinesFunction<double> place_cosines_double;
+  ScaleCosinesFunction scale_cosines;
   CountCosinesFunction<float> count_cosines_float;
   CountCosinesFunction<double> count_cosines_double;
   SumSquaresFunction<float> sum_squares_float;

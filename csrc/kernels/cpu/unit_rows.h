@@ -9,7 +9,8 @@
 
 namespace tfc::cpu {
 
-// unit row = (x * pre) * scale. `pre` is a power of two, 1 but for very large or small double rows.
+// unit row = (x * pre) * scale. `pre` is a power of two: 1 for float and half rows and for double ones of
+// moderate size; for bfloat16 rows that which leaves 1 <= scale < 2.
 struct UnitScale {
   double pre;
   double scale;  // 0: the row is all zero; NaN: it holds a NaN or Inf
@@ -38,6 +39,13 @@ using UnitScalesFunction = void (*)(const UnitRows&, int64_t first, int64_t last
 template <typename Out>
 using PackFunction = void (*)(const UnitRows&, int64_t first, int64_t last, Out* out, int64_t out_stride);
 
+// bfloat16 rows to be multiplied as they are: x * pre, at most 1, which is exact but for entries below
+// 2^-126: products take those for zero, and to a cosine they are. Rows and zeros as above, and
+//   rows     `out_stride` is a multiple of kPairStep
+//   columns  out[(j / 2 * out_stride + i) * 2 + j % 2] = entry j of row i, entries up to a multiple of
+//            kPairStep
+using PackPairsFunction = PackFunction<uint16_t>;
+
 // sum[j] += entry j of every row of positions first ... last - 1, one after the other.
 using SumUnitRowsFunction = void (*)(const UnitRows&, int64_t first, int64_t last, double* sum);
 
@@ -51,5 +59,6 @@ using CentredSquaresFunction = void (*)(const UnitRows&, int64_t classes, const 
                                         double* across);
 
 constexpr int64_t kPanelStep = 16;
+constexpr int64_t kPairStep = 2 * kPanelStep;
 
 }  // namespace tfc::cpu

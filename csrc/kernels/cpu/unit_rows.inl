@@ -3,11 +3,26 @@
 namespace tfc::cpu::TFC_TARGET {
 namespace {
 
+// bfloat16: `pre` gets the power of two in the scale.
+template <typename T>
+TFC_INLINE UnitScale divided(UnitScale by) {
+  return by;
+}
+template <>
+TFC_INLINE UnitScale divided<BFloat16>(UnitScale by) {
+  if (!(by.scale > 0)) return by;
+  uint64_t bits;
+  std::memcpy(&bits, &by.scale, sizeof(bits));
+  bits &= uint64_t{0x7ff} << 52;
+  std::memcpy(&by.pre, &bits, sizeof(bits));
+  return {by.pre, by.scale / by.pre};
+}
+
 template <typename T>
 void unit_scales(const UnitRows& rows, int64_t first, int64_t last, UnitScale* out) {
   for (int64_t i = first; i < last; ++i) {
     const RowNorm row = norm_in_double((const T*)rows.data + i * rows.stride, rows.width);
-    out[i] = {row.pre, row.finite ? row.scale : __builtin_nan("")};
+    out[i] = divided<T>({row.pre, row.finite ? row.scale : __builtin_nan("")});
   }
 }
 
@@ -83,35 +98,110 @@ void unit_rows(const UnitRows& rows, int64_t first, int64_t last, Out* out, int6
   }
 }
 
-template <typename T, typename Out>
-void unit_columns(const UnitRows& rows, int64_t first, int64_t last, Out* out, int64_t out_stride) {
-  using Entries = typename PackOf<Out>::Type;
-  using Native = typename PackOf<Out>::Native;
-  constexpr int kSquare = Entries::kWidth;
+// Rows of sixteen lanes of Lane at a time, transposed; a lane holds one entry, or a pair.
+template <typename Row, typename Lane>
+TFC_INLINE void transposed_rows(const UnitRows& rows, int64_t first, int64_t last, Lane* out,
+                                int64_t out_stride) {
+  using Lanes = typename PackOf<Lane>::Type;
+  using Native = typename PackOf<Lane>::Native;
+  constexpr int kSquare = Lanes::kWidth;
   for (int64_t i = first; i < last || (i - first) % kPanelStep != 0; i += kSquare) {
-    UnitRow<T> row[kSquare];
-    for (int r = 0; r < kSquare; ++r) {
-      row[r] = i + r < last ? UnitRow<T>::at(rows, i + r) : UnitRow<T>{nullptr, nullptr, 1, 0};
-    }
-    for (int64_t j = 0; j < rows.width; j += kLanes) {
-      Entries block[kSquare];
-      for (int r = 0; r < kSquare; ++r) block[r] = PackOf<Out>::from(row[r].entries(j, rows.width));
-      for (int part = 0; part < Entries::kParts; ++part) {
+    Row row[kSquare];
+    for (int r = 0; r < kSquare; ++r) row[r] = i + r < last ? Row::at(rows, i + r) : Row{};
+    Lane* to = out + (i - first);
+    for (int64_t j = 0; j < rows.width; j += kLanes * Row::kEntriesPerLane) {
+      Lanes block[kSquare];
+      for (int r = 0; r < kSquare; ++r) block[r] = row[r].lanes(j, rows.width);
+      for (int part = 0; part < Lanes::kParts; ++part) {
         Native square[kSquare];
         for (int r = 0; r < kSquare; ++r) square[r] = block[r].part[part];
-        transpose<Out>(square);
-        Out* to = out + (j + part * kSquare) * out_stride + (i - first);
-        for (int r = 0; r < kSquare; ++r) std::memcpy(to + r * out_stride, &square[r], sizeof(Native));
+        transpose<Lane>(square);
+        for (int r = 0; r < kSquare; ++r, to += out_stride) std::memcpy(to, &square[r], sizeof(Native));
       }
     }
   }
+}
+
+template <typename T, typename Out>
+struct RoundedUnitRow : UnitRow<T> {
+  static constexpr int kEntriesPerLane = 1;
+  static TFC_INLINE RoundedUnitRow at(const UnitRows& rows, int64_t position) {
+    return {UnitRow<T>::at(rows, position)};
+  }
+  TFC_INLINE typename PackOf<Out>::Type lanes(int64_t j, int64_t width) const {
+    return PackOf<Out>::from(this->entries(j, width));
+  }
+};
+
+template <typename T, typename Out>
+void unit_columns(const UnitRows& rows, int64_t first, int64_t last, Out* out, int64_t out_stride) {
+  transposed_rows<RoundedUnitRow<T, Out>>(rows, first, last, out, out_stride);
+}
+
+TFC_INLINE float power_of_two(int exponent) {
+  const uint32_t bits = (uint32_t)(exponent + 127) << 23;
+  float value;
+  std::memcpy(&value, &bits, sizeof(value));
+  return value;
+}
+
+// A bfloat16 row times its `pre`, which goes beyond float where the row is tiny: in two factors.
+struct PairRow {
+  static constexpr int kEntriesPerLane = 2;
+  const BFloat16* x;  // null: a row of zeros
+  float factor[2];
+
+  static TFC_INLINE PairRow at(const UnitRows& rows, int64_t position) {
+    const UnitRow<BFloat16> row = UnitRow<BFloat16>::at(rows, position);
+    if (!row.x) return {};
+    uint64_t bits;
+    std::memcpy(&bits, &row.pre, sizeof(bits));
+    const int exponent = (int)(bits >> 52) - 1023;
+    return {row.x, {power_of_two(exponent / 2), power_of_two(exponent - exponent / 2)}};
+  }
+
+  // The lower half of a lane is the earlier entry; as a float it is the lane's upper half.
+  TFC_INLINE Floats lanes(int64_t j, int64_t width) const {
+    if (!x) return zeros<Floats>();
+    BFloat16 padded[kPairStep];
+    const BFloat16* from = x + j;
+    if (width - j < kPairStep) {
+      std::memset(padded, 0, sizeof(padded));
+      std::memcpy(padded, from, (width - j) * sizeof(BFloat16));
+      from = padded;
+    }
+    Floats out;
+    for (int i = 0; i < Floats::kParts; ++i) {
+      NativeBits pairs;
+      std::memcpy(&pairs, from + 2 * i * Floats::kWidth, sizeof(pairs));
+      const NativeFloat even = (NativeFloat)(pairs << 16) * factor[0] * factor[1];
+      const NativeFloat odd = (NativeFloat)(pairs & 0xffff0000u) * factor[0] * factor[1];
+      out.part[i] = (NativeFloat)((NativeBits)even >> 16 | ((NativeBits)odd & 0xffff0000u));
+    }
+    return out;
+  }
+};
+
+void pair_rows(const UnitRows& rows, int64_t first, int64_t last, uint16_t* out, int64_t out_stride) {
+  for (int64_t i = first; i < last; ++i, out += out_stride) {
+    const PairRow row = PairRow::at(rows, i);
+    int64_t j = 0;
+    for (; j < rows.width; j += kPairStep) {
+      store<float, NativeFloat>((float*)(out + j), row.lanes(j, rows.width));
+    }
+    if (j < out_stride) std::memset(out + j, 0, (out_stride - j) * sizeof(*out));
+  }
+}
+
+void pair_columns(const UnitRows& rows, int64_t first, int64_t last, uint16_t* out, int64_t out_stride) {
+  transposed_rows<PairRow>(rows, first, last, (float*)out, out_stride);
 }
 
 // Positions `first` ... with fewer than kRowsAtOnce rows left: the others are rows of zeros.
 template <typename T>
 TFC_INLINE void find_rows(const UnitRows& rows, int64_t first, int64_t last, UnitRow<T>* row) {
   for (int r = 0; r < kRowsAtOnce; ++r) {
-    row[r] = first + r < last ? UnitRow<T>::at(rows, first + r) : UnitRow<T>{nullptr, nullptr, 1, 0};
+    row[r] = first + r < last ? UnitRow<T>::at(rows, first + r) : UnitRow<T>{};
   }
 }
 
