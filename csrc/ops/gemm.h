@@ -22,7 +22,7 @@ constexpr int64_t kGemmRun = 32;
 // Two factors of 8 bits have a product of 16: up to 256 equal ones are added without any rounding.
 void gemm(int64_t m, int64_t n, int64_t k, const uint16_t* a, int64_t lda, const uint16_t* b, int64_t ldb,
           bool add, float* c, int64_t ldc);
-constexpr int64_t kBFloat16GemmRun = 64;
+constexpr int64_t kBFloat16GemmRun = 32;
 
 // Float products want m, n and k to be multiples of 16 (pad with zeros), and few different ones:
 // each shape is compiled once per thread, which takes as long as a small product.

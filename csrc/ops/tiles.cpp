@@ -82,7 +82,7 @@ TileProduct<Real, Packed>::TileProduct(const UnitRows& left, const UnitRows& rig
   // Rows that the last tile lacks are multiplied too: whatever they hold must not be a signalling NaN.
   std::fill(cosines_, cosines_ + cosines, Real{0});
   std::fill(left_panel_, left_panel_ + entries, Packed{0});
-  if (left.kernel.width > kProductsInFloat && sizeof(Real) < sizeof(double)) {
+  if (left.kernel.width > kProductsAtATime) {
     total_.resize(static_cast<size_t>(cosines));
   }
 }
@@ -96,8 +96,8 @@ Tile<Real> TileProduct<Real, Packed>::operator()(int64_t index) {
   } else {
     std::fill(total_.begin(), total_.end(), 0.0);
     const int64_t used = grid_.height() * stride_;
-    for (int64_t first = 0; first < width; first += kProductsInFloat) {
-      multiply(tile, first, std::min(width, first + kProductsInFloat));
+    for (int64_t first = 0; first < width; first += kProductsAtATime) {
+      multiply(tile, first, std::min(width, first + kProductsAtATime));
       for (int64_t i = 0; i < used; ++i) total_[i] += cosines_[i];
     }
     for (int64_t i = 0; i < used; ++i) cosines_[i] = static_cast<Real>(total_[i]);

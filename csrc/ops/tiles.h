@@ -54,8 +54,9 @@ inline constexpr int64_t kDepth<double> = 512;
 template <typename Packed>
 constexpr int64_t kDepthStep = std::is_same_v<Packed, uint16_t> ? cpu::kPairStep : cpu::kPanelStep;
 
-// How many products may be added in float before the sums go on in double (see gemm.h).
-constexpr int64_t kProductsInFloat = 512;
+// How many products are added before their sum joins that of the row, in double (see gemm.h). In one go
+// fifty thousand equal double products, added one by one, would be off by more than 1e-12, too.
+constexpr int64_t kProductsAtATime = 512;
 
 // One thread's packed panels and tile. Packed: Real for unit rows; uint16_t for bfloat16 rows times a power
 // of two (cpu::PackPairsFunction), whose tile is given the rest of their scales.
