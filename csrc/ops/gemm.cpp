@@ -140,9 +140,9 @@ void gemm(int64_t m, int64_t n, int64_t k, const double* a, int64_t lda, const d
 void gemm(int64_t m, int64_t n, int64_t k, const uint16_t* a, int64_t lda, const uint16_t* b, int64_t ldb,
           bool add, float* c, int64_t ldc) {
 #if defined(CPUBLAS_BRGEMM_BF16BF16F32)
-  for (int64_t first = 0; first < k; first += kBFloat16GemmRun) {
-    brgemm(m, n, std::min(kBFloat16GemmRun, k - first), a + first, lda, b + first * ldb, ldb,
-           add || first > 0, c, ldc);
+  for (int64_t first = 0; first < k; first += kGemmRun) {
+    brgemm(m, n, std::min(kGemmRun, k - first), a + first, lda, b + first * ldb, ldb, add || first > 0, c,
+           ldc);
   }
   at::native::cpublas::brgemm_release();
 #else

@@ -15,14 +15,12 @@ void gemm(int64_t m, int64_t n, int64_t k, const float* a, int64_t lda, const fl
 void gemm(int64_t m, int64_t n, int64_t k, const double* a, int64_t lda, const double* b, int64_t ldb,
           bool add, double* c, int64_t ldc);
 
-constexpr int64_t kGemmRun = 32;
-
-// The same of bfloat16 with float sums: a[m, k] holds rows, b[k / 2, n, 2] pairs of entries of a column,
-// `ldb` columns apart; k is even. Denormal entries count as zero. Where bfloat16_gemm_is_compiled().
-// Two factors of 8 bits have a product of 16: up to 256 equal ones are added without any rounding.
+// The same of bfloat16, summed in float32: a holds rows, b [k / 2, n, 2] pairs of entries of a column, `ldb`
+// columns apart; k is even. Denormal entries count as zero. Only where bfloat16_gemm_is_compiled().
 void gemm(int64_t m, int64_t n, int64_t k, const uint16_t* a, int64_t lda, const uint16_t* b, int64_t ldb,
           bool add, float* c, int64_t ldc);
-constexpr int64_t kBFloat16GemmRun = 32;
+
+constexpr int64_t kGemmRun = 32;
 
 // Float products want m, n and k to be multiples of 16 (pad with zeros), and few different ones:
 // each shape is compiled once per thread, which takes as long as a small product.

@@ -149,6 +149,20 @@ def test_rows_of_one_value_have_cosine_one(rng: np.random.Generator, dtype: torc
         assert (cosines - 1).abs().max() <= tolerance(dtype), f"width {d}, value {x[0, 0].item()}"
 
 
+@pytest.mark.usefixtures("products")
+@each_dtype
+def test_rows_of_a_few_values_have_cosine_one(rng: np.random.Generator, dtype: torch.dtype) -> None:
+    # As above, but here even a few products add up to more digits than a sum has.
+    for _ in range(20):
+        values = rng.uniform(1, 2, rng.integers(2, 9))
+        values *= 2.0 ** -rng.integers(0, 8, len(values))
+        row = np.resize(values, rng.integers(100, 4000))
+        x = torch.from_numpy(np.tile(row, (3, 1))).to(dtype)
+        x[1] *= 2
+        cosines = cosine_matrix(x)
+        assert (cosines - 1).abs().max() <= tolerance(dtype), f"{x.shape[1]} of {values}"
+
+
 @each_dtype
 def test_nearly_equal_and_opposite_rows(rng: np.random.Generator, dtype: torch.dtype) -> None:
     row, noise = rng.standard_normal(1000), rng.standard_normal((65, 1000))
