@@ -96,7 +96,7 @@ void for_each_packed_tile(const UnitRows& left, const UnitRows& right, bool tria
   const TileGrid grid(left.count, right.count, triangle);
   const int64_t tiles = grid.count();
   if (tiles == 0) return;
-  constexpr int64_t kProductsPerThread = int64_t{1} << 20;
+  constexpr int64_t kProductsPerThread = int64_t{1} << 18;
   const int64_t products = grid.height() * grid.width() * std::max<int64_t>(1, left.kernel.width);
   const bool serial = product_is_serial<Real>();
   // Two tasks are run inside a parallel region even if the second is empty.
