@@ -18,17 +18,27 @@ namespace {
 
 constexpr int kBlock = 4;
 
+// Into the second-level cache: the nearest one is full of the block at hand, and its few buffers for
+// lines on their way are what the loop itself needs.
+TFC_INLINE void fetch(const void* from) { __builtin_prefetch(from, /*write=*/0, /*locality=*/2); }
+
+// A job that only reads keeps memory busy in both loops: each fetches half of the rows of the next block.
+constexpr bool fetched_by_scan(int row) { return row < kBlock / 2; }
+
 // sum[j] += row[j] / |row| for kRows rows at once. The rows of a block are summed first and the block
 // added then: rows that are all alike are rounded alike, and 32 such roundings in a row add up.
-template <typename T, int kRows>
+template <typename T, int kRows, bool kFetches>
 TFC_INLINE void add_unit_rows(typename Element<T>::Sum* sum, bool first, const T* const* rows,
-                              const typename Element<T>::Sum* scale, int64_t width) {
+                              const typename Element<T>::Sum* scale, int64_t width, const T* const* ahead) {
   using Sum = typename Element<T>::Sum;
   using Row = typename Element<T>::Row;
   int64_t j = 0;
   for (; j + kLanes <= width; j += kLanes) {
     Row block = zeros<Row>();
-    for (int r = 0; r < kRows; ++r) add_scaled(block, Element<T>::read(rows[r] + j), scale[r]);
+    for (int r = 0; r < kRows; ++r) {
+      if (kFetches && !fetched_by_scan(r)) fetch(ahead[r] + j);
+      add_scaled(block, Element<T>::read(rows[r] + j), scale[r]);
+    }
     if (!first) {
       Row before;
       std::memcpy(&before, sum + j, sizeof(before));
@@ -43,18 +53,19 @@ TFC_INLINE void add_unit_rows(typename Element<T>::Sum* sum, bool first, const T
   }
 }
 
-template <typename T>
+template <typename T, bool kFetches = false>
 TFC_INLINE void add_unit_rows(typename Element<T>::Sum* sum, bool first, const T* const* rows,
-                              const typename Element<T>::Sum* scale, int count, int64_t width) {
+                              const typename Element<T>::Sum* scale, int count, int64_t width,
+                              const T* const* ahead = nullptr) {
   switch (count) {
     case 4:
-      return add_unit_rows<T, 4>(sum, first, rows, scale, width);
+      return add_unit_rows<T, 4, kFetches>(sum, first, rows, scale, width, ahead);
     case 3:
-      return add_unit_rows<T, 3>(sum, first, rows, scale, width);
+      return add_unit_rows<T, 3, kFetches>(sum, first, rows, scale, width, ahead);
     case 2:
-      return add_unit_rows<T, 2>(sum, first, rows, scale, width);
+      return add_unit_rows<T, 2, kFetches>(sum, first, rows, scale, width, ahead);
     case 1:
-      return add_unit_rows<T, 1>(sum, first, rows, scale, width);
+      return add_unit_rows<T, 1, kFetches>(sum, first, rows, scale, width, ahead);
     default:
       if (first) std::memset(sum, 0, width * sizeof(*sum));
   }
@@ -203,14 +214,10 @@ TFC_INLINE unsigned add_unit_block(const Block<T>& block, typename Element<T>::S
         add_unit_rows_and_gate<T, 1>(sum, first, f, rows, out, scale, width);
     }
   } else {
-    add_unit_rows<T>(sum, first, rows, scale, count, width);
+    add_unit_rows<T, kJob == Job::kCosine>(sum, first, rows, scale, count, width, block.ahead[0]);
   }
   return (1u << count) - 1;
 }
-
-// Into the second-level cache: the nearest one is full of the block at hand, and its few buffers for
-// lines on their way are what the loop itself needs.
-TFC_INLINE void fetch(const void* from) { __builtin_prefetch(from, /*write=*/0, /*locality=*/2); }
 
 // First loop over a block of kRows rows; squares[t][r] come out in double.
 template <typename T, Job kJob, int kRows>
@@ -236,7 +243,7 @@ TFC_INLINE void scan_block(const Block<T>& block, int64_t width, int32_t* gates,
       if (kCounts && !first) open = load<int32_t, NativeInt>(gates + j);
       for (int r = 0; r < kRows; ++r) {
         const Row f = Element<T>::read(feature[r] + j);
-        fetch(block.ahead[0][r] + j);
+        if (kJob != Job::kCosine || fetched_by_scan(r)) fetch(block.ahead[0][r] + j);
         if constexpr (kCounts) count_positive(open, f);
         if constexpr (kCosines) add_square(sum_f[r], f);
         if constexpr (kGradient) {
