@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 MAY_IMPORT: dict[str, set[str]] = {
     "_extension": set(),
     "_version": {"_extension"},
-    "_inputs": set(),
+    "_inputs": {"_extension"},
     "_results": set(),
     "_histogram": {"_inputs"},
     "similarity": {"_extension", "_histogram", "_inputs", "_results"},

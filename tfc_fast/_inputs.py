@@ -11,10 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tfc_fast._extension import _C
+
 Array: TypeAlias = "Tensor | np.ndarray"
 
 # Beyond that, labels are rather hashes or row numbers than classes.
 MOST_CLASSES = 2**24
+
+_DEVICES = ("cpu", "meta", *(["cuda"] if _C.build_info()["cuda"] == "yes" else []))
 
 FLOAT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -42,7 +46,7 @@ def as_tensor(value: object, name: str, *, differentiable: bool = False) -> Tens
 
 
 def as_rows(value: object, name: str, *, differentiable: bool = False) -> Tensor:
-    """A float tensor `[n, ...]` on the CPU; its gradient history is cut unless differentiable."""
+    """A float tensor `[n, ...]` on a device that the build computes on; its gradient history is cut unless differentiable."""
     x = as_tensor(value, name, differentiable=differentiable)
     _check_dense(x, name)
     if x.dtype not in FLOAT_DTYPES:
@@ -113,9 +117,11 @@ def as_count(value: object, name: str, least: int = 1, most: int | None = None) 
 
 
 def _check_device(x: Tensor, name: str) -> None:
-    if x.device.type not in ("cpu", "meta"):
+    if x.device.type not in _DEVICES:
         raise ValueError(
             f"{name}: is on {x.device}, but this build computes on the CPU only; pass {name}.cpu()"
+            if x.device.type == "cuda"
+            else f"{name}: is on {x.device}, which is not supported; pass {name}.cpu()"
         )
 
 

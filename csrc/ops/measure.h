@@ -35,6 +35,11 @@ bool is_supported(at::ScalarType type);
 void check_input(const at::Tensor& x, const char* op);
 cpu::Scalar scalar_of(at::ScalarType type);
 
+// Throw, naming the argument, unless labels are whole numbers [n]; unless int64 labels are all in
+// 0 ... num_classes - 1.
+void check_labels(const at::Tensor& labels, int64_t num_classes, std::string_view name);
+void check_label_range(const at::Tensor& labels, int64_t num_classes, std::string_view name);
+
 // Counting sort of contiguous int64 labels [n] into order [>= n] and class_ptr [num_classes + 1];
 // a label outside 0 ... num_classes - 1 throws, naming the argument, before anything is written.
 void group_labels_into(const at::Tensor& labels, int64_t num_classes, const at::Tensor& order,

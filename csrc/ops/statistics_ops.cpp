@@ -13,11 +13,7 @@ namespace {
 // -> order [n]: rows sorted by class, stable; class_ptr [num_classes + 1].
 std::tuple<at::Tensor, at::Tensor> group_labels_cpu(const at::Tensor& labels, int64_t num_classes,
                                                     std::string_view name) {
-  TORCH_CHECK_VALUE(labels.dim() == 1, name, ": wanted one label per row, shape [n], got shape ",
-                    labels.sizes());
-  TORCH_CHECK_TYPE(at::isIntegralType(labels.scalar_type(), /*includeBool=*/false), name,
-                   ": wanted an integer dtype, got ", labels.scalar_type());
-  TORCH_CHECK_VALUE(num_classes >= 1, "num_classes: wanted at least 1, got ", num_classes);
+  check_labels(labels, num_classes, name);
   const at::Tensor wide = labels.to(at::kLong).contiguous();
   at::Tensor order = at::empty({wide.numel()}, at::kLong);
   at::Tensor class_ptr = at::empty({num_classes + 1}, at::kLong);
@@ -79,14 +75,28 @@ at::Tensor values_meta(const at::Tensor& x, const std::optional<at::Tensor>&,
 
 }  // namespace
 
-void group_labels_into(const at::Tensor& labels, int64_t num_classes, const at::Tensor& order,
-                       const at::Tensor& class_ptr, std::string_view name) {
-  const int64_t rows = labels.numel();
+void check_labels(const at::Tensor& labels, int64_t num_classes, std::string_view name) {
+  TORCH_CHECK_VALUE(labels.dim() == 1, name, ": wanted one label per row, shape [n], got shape ",
+                    labels.sizes());
+  TORCH_CHECK_TYPE(at::isIntegralType(labels.scalar_type(), /*includeBool=*/false), name,
+                   ": wanted an integer dtype, got ", labels.scalar_type());
+  TORCH_CHECK_VALUE(num_classes >= 1, "num_classes: wanted at least 1, got ", num_classes);
+}
+
+void check_label_range(const at::Tensor& labels, int64_t num_classes, std::string_view name) {
   const int64_t* label = labels.const_data_ptr<int64_t>();
+  const int64_t rows = labels.numel();
   for (int64_t i = 0; i < rows; ++i) {
     TORCH_CHECK_VALUE(label[i] >= 0 && label[i] < num_classes, name, ": row ", i, " has label ", label[i],
                       ", wanted 0 ... ", num_classes - 1, " (num_classes=", num_classes, ")");
   }
+}
+
+void group_labels_into(const at::Tensor& labels, int64_t num_classes, const at::Tensor& order,
+                       const at::Tensor& class_ptr, std::string_view name) {
+  const int64_t rows = labels.numel();
+  const int64_t* label = labels.const_data_ptr<int64_t>();
+  check_label_range(labels, num_classes, name);
   int64_t* start = class_ptr.mutable_data_ptr<int64_t>();
   int64_t* position = order.mutable_data_ptr<int64_t>();
   std::fill(start, start + num_classes + 1, 0);

@@ -18,6 +18,7 @@
 #include <cstdint>
 #include <cstring>
 #include <functional>
+#include <string>
 #include <type_traits>
 
 #define __global__
@@ -57,6 +58,11 @@ namespace tfc::emulation {
 // Runs the grid; an error is kept until the test asks for it, and launches after it do nothing.
 cudaError_t launch(dim3 grid, dim3 block, int64_t shared_bytes, const std::function<void()>& thread);
 void* dynamic_shared();
+
+// Whether global memory must have been registered: not where torch allocates it.
+void watch_memory(bool watched);
+// The error that a launch has found, if any, once.
+std::string take_error();
 void barrier(const char* file, int line);
 
 // Checks an access of the running thread; outside of a launch nothing is checked.

@@ -46,6 +46,13 @@ struct Results {
 cudaError_t measure(const Batch& batch, const Plan& plan, void* workspace, const Results& results,
                     cudaStream_t stream);
 
+// -> out [6]: cosine all, within, between; valid rows, zero rows, non-finite rows.
+cudaError_t write_mean_cosine(const BatchSums* site, bool labelled, double* out, cudaStream_t stream);
+// -> out [7]: active rate, dead units, always-on units (fractions), agreement all, within, between; rows.
+// unit_counts: [2], as `measure` leaves them.
+cudaError_t write_gate_stats(const BatchSums* site, const int64_t* unit_counts, bool labelled, double* out,
+                             cudaStream_t stream);
+
 // Stable sort of labels [n] by class into order [n], class_ptr [classes + 1] and label_at [n]. A label
 // outside of 0 ... classes - 1 sets *wrong_label to 1 and counts as the nearest class. `header` may be
 // null; else a new micro-batch of n rows begins there.
