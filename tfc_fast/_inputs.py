@@ -46,7 +46,7 @@ def as_tensor(value: object, name: str, *, differentiable: bool = False) -> Tens
 
 
 def as_rows(value: object, name: str, *, differentiable: bool = False) -> Tensor:
-    """A float tensor `[n, ...]` on a device that the build computes on; its gradient history is cut unless differentiable."""
+    """A float tensor `[n, ...]` on the CPU or a GPU; its history is cut unless differentiable."""
     x = as_tensor(value, name, differentiable=differentiable)
     _check_dense(x, name)
     if x.dtype not in FLOAT_DTYPES:

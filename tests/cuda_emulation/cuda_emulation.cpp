@@ -15,8 +15,8 @@
 
 dim3 threadIdx, blockIdx, blockDim, gridDim;
 
-// Where the linker has put all static shared memory.
-extern "C" char __start_tfc_shared[], __stop_tfc_shared[];
+// Where the linker has put all static shared memory; both null if no kernel has any.
+extern "C" __attribute__((weak)) char __start_tfc_shared[], __stop_tfc_shared[];
 
 namespace tfc::emulation {
 namespace {
@@ -240,7 +240,8 @@ void report_deadlock() {
 
 void run_block(int num_threads, int64_t shared_bytes) {
   std::memset(shared_memory, 0xFF, shared_bytes + kWatched);
-  std::memset(__start_tfc_shared, 0xFF, __stop_tfc_shared - __start_tfc_shared);
+  const size_t statics = __stop_tfc_shared - __start_tfc_shared;
+  if (statics > 0) std::memset(__start_tfc_shared, 0xFF, statics);
   threads.assign(num_threads, {});
   met.assign(num_threads + 31, 0);
   ready.assign((num_threads + 31) / 32, {});

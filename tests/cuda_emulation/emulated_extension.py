@@ -1,4 +1,4 @@
-"""The ops for CUDA, emulated, in the place of the CPU's: builds them and loads them as tfc_fast._C."""
+"""The ops for CUDA, emulated: builds them and loads them in the place of tfc_fast._C."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ def build() -> Path:
     folder = max(caches, key=lambda path: path.stat().st_mtime).parent
     cmake = Path(sys.executable).with_name("cmake")
     done = subprocess.run(
-        [str(cmake) if cmake.exists() else "cmake", "--build", str(folder)]
-        + ["--target", "emulated_extension"],
+        [
+            *(str(cmake) if cmake.exists() else "cmake", "--build", str(folder)),
+            *("--target", "emulated_extension"),
+        ],
         capture_output=True,
         text=True,
         check=False,
@@ -38,7 +40,8 @@ def use(library: Path) -> None:
     # Each op is registered a second time, which torch remarks on.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     spec = importlib.util.spec_from_file_location("tfc_fast._C", library)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     import torch  # noqa: F401  (its libraries must be loaded first)
 
     module = importlib.util.module_from_spec(spec)

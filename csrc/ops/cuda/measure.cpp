@@ -13,8 +13,9 @@ Grouping optional_grouping(const std::optional<at::Tensor>& order, const std::op
     TORCH_CHECK_VALUE(tensor->scalar_type() == at::kLong && tensor->is_contiguous() && tensor->dim() == 1, op,
                       ": order and class_ptr must be contiguous int64 tensors of one dimension, got ",
                       tensor->scalar_type(), " ", tensor->sizes());
-    TORCH_CHECK_VALUE(tensor->device() == x.device(), op, ": order and class_ptr must be on the device of x, ",
-                      x.device(), ", got ", tensor->device());
+    TORCH_CHECK_VALUE(tensor->device() == x.device(), op,
+                      ": order and class_ptr must be on the device of x, ", x.device(), ", got ",
+                      tensor->device());
   }
   TORCH_CHECK_VALUE(class_ptr->numel() >= 2, op, ": class_ptr must be [num_classes + 1], got ",
                     class_ptr->sizes());

@@ -19,11 +19,11 @@ std::tuple<at::Tensor, at::Tensor> group_labels_cuda(const at::Tensor& labels, i
   at::Tensor class_ptr = at::empty({num_classes + 1}, wide.options());
   const at::Tensor label_at = at::empty({rows}, wide.options().dtype(at::kInt));
   const at::Tensor wrong = at::zeros({1}, wide.options().dtype(at::kInt));
-  check(cuda::group_labels(wide.const_data_ptr<int64_t>(), rows, num_classes,
-                           order.mutable_data_ptr<int64_t>(), class_ptr.mutable_data_ptr<int64_t>(),
-                           label_at.mutable_data_ptr<int32_t>(), wrong.mutable_data_ptr<int32_t>(), nullptr,
-                           current_stream()),
-        "group_labels");
+  check(
+      cuda::group_labels(wide.const_data_ptr<int64_t>(), rows, num_classes, order.mutable_data_ptr<int64_t>(),
+                         class_ptr.mutable_data_ptr<int64_t>(), label_at.mutable_data_ptr<int32_t>(),
+                         wrong.mutable_data_ptr<int32_t>(), nullptr, current_stream()),
+      "group_labels");
   if (wrong.item<int32_t>() != 0) check_label_range(wide.cpu(), num_classes, name);
   return {order, class_ptr};
 }
@@ -39,9 +39,7 @@ class Measured {
     results.unit_counts = job == Job::kGates ? unit_counts_.mutable_data_ptr<int64_t>() : nullptr;
     measure(job, as_rows(x), {}, {}, groups, results);
   }
-  const BatchSums* site() const {
-    return reinterpret_cast<const BatchSums*>(site_.const_data_ptr<double>());
-  }
+  const BatchSums* site() const { return reinterpret_cast<const BatchSums*>(site_.const_data_ptr<double>()); }
   const int64_t* unit_counts() const { return unit_counts_.const_data_ptr<int64_t>(); }
 
  private:
