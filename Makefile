@@ -10,7 +10,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.tfc_fast
 NATIVE := $(shell find csrc cmake -type f) CMakeLists.txt pyproject.toml
 
-.PHONY: setup demo test lint format types bench overhead peers dist cuda-check cuda-report clean help
+.PHONY: setup demo test lint format types bench overhead peers dist cuda-check cuda-report
+.PHONY: cuda-build-check clean help
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -69,6 +70,10 @@ cuda-check: ## Compile the CUDA kernels, if nvcc is there, and look for spilled 
 
 cuda-report: ## The same, and write docs/cuda-kernels.txt
 	$(PYTHON) tests/packaging/check_cuda.py --report docs/cuda-kernels.txt
+
+# Of 5 GB, and not part of .ci/run. CUDA_BUILD='--strict --architectures all' for the whole.
+cuda-build-check: ## Build for CUDA in an environment of its own, with nvcc but no need of a GPU, and look at it
+	$(PYTHON) tests/packaging/check_cuda_build.py $(CUDA_BUILD)
 
 clean: ## Remove everything that the targets make
 	rm -rf $(VENV) build dist runs .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

@@ -17,6 +17,12 @@ using tfc::ops::Recorder;
 
 namespace {
 
+#ifdef TFC_WITH_CUDA
+constexpr bool kWithCuda = true;
+#else
+constexpr bool kWithCuda = false;
+#endif
+
 std::map<std::string, std::string> build_info() {
   std::string sets;
   for (const auto* const* set = tfc::cpu::available(); *set != nullptr; ++set) {
@@ -28,7 +34,7 @@ std::map<std::string, std::string> build_info() {
       {"compiler", TFC_COMPILER},
       {"instruction_set", tfc::cpu::kernels().name},
       {"instruction_sets_available", sets},
-      {"cuda", "no"},
+      {"cuda", kWithCuda ? "yes" : "no"},
       {"cuda_reason", TFC_CUDA_REASON},
   };
 }

@@ -96,7 +96,8 @@ class Naive(Contender):
         """Do one training step."""
         self.optimizer.zero_grad()
         same = labels[:, None] == labels[None, :]
-        within = (same & ~torch.eye(len(labels), dtype=torch.bool)).float()
+        same_row = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+        within = (same & ~same_row).float()
         between = (~same).float()
         self._masks = (within, between, within.sum(), between.sum())
         F.cross_entropy(self.model(inputs), labels).backward()  # type: ignore[no-untyped-call]

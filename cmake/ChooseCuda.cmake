@@ -1,0 +1,127 @@
+# Whether the ops and kernels for CUDA are built, and for which devices. Sets TFC_WITH_CUDA,
+# TFC_CUDA_REASON (why, in words) and, if they are, CMAKE_CUDA_ARCHITECTURES, and enables CUDA.
+set(TFC_CUDA AUTO CACHE STRING "Build the ops for CUDA: AUTO (where torch and nvcc allow it), ON or OFF")
+set_property(CACHE TFC_CUDA PROPERTY STRINGS AUTO ON OFF)
+set(TFC_CUDA_ARCHITECTURES "" CACHE STRING
+    "Compute capabilities, such as 8.0,9.0, or native for the devices of this machine; empty: all common ones")
+
+# Those that nvcc does not know are left out.
+set(_tfc_common 75 80 86 89 90 100 120)
+
+# Sets `path`, `version` and `missing` (empty if all is there) of the nvcc that fits torch.
+function(_tfc_find_nvcc path version missing)
+  set(torch "torch ${TFC_TORCH_VERSION}")
+  if(NOT TFC_TORCH_CUDA)
+    set(${missing} "${torch} is a build without CUDA" PARENT_SCOPE)
+    return()
+  endif()
+  if(CMAKE_VERSION VERSION_LESS 3.25.2)  # the first that compiles C++20 with nvcc
+    set(${missing} "CMake is ${CMAKE_VERSION}, CUDA needs 3.25.2 or newer" PARENT_SCOPE)
+    return()
+  endif()
+  unset(_tfc_nvcc CACHE)  # what was found in an earlier run may be gone
+  if(CMAKE_CUDA_COMPILER)
+    set(_tfc_nvcc "${CMAKE_CUDA_COMPILER}")
+  elseif(DEFINED ENV{CUDACXX})
+    find_program(_tfc_nvcc NAMES "$ENV{CUDACXX}" NO_CACHE)
+  else()
+    find_program(_tfc_nvcc NAMES nvcc PATHS /usr/local/cuda/bin NO_CACHE)
+  endif()
+  if(NOT _tfc_nvcc)
+    set(${missing} "${torch} is built with CUDA ${TFC_TORCH_CUDA}, but no nvcc was found \
+(CUDACXX, PATH, /usr/local/cuda/bin)" PARENT_SCOPE)
+    return()
+  endif()
+  execute_process(COMMAND "${_tfc_nvcc}" --version OUTPUT_VARIABLE told ERROR_VARIABLE told)
+  if(NOT told MATCHES "release ([0-9]+)\\.([0-9]+)")
+    set(${missing} "${_tfc_nvcc} does not tell its version" PARENT_SCOPE)
+    return()
+  endif()
+  set(found "${CMAKE_MATCH_1}.${CMAKE_MATCH_2}")
+  if(NOT TFC_TORCH_CUDA MATCHES "^${CMAKE_MATCH_1}\\.")
+    set(${missing} "${torch} is built with CUDA ${TFC_TORCH_CUDA}, but ${_tfc_nvcc} is of CUDA ${found}: \
+the major versions must agree" PARENT_SCOPE)
+    return()
+  endif()
+  set(${path} "${_tfc_nvcc}" PARENT_SCOPE)
+  set(${version} "${found}" PARENT_SCOPE)
+  set(${missing} "" PARENT_SCOPE)
+endfunction()
+
+# Sets `result` to the architectures to build for, as 75;80;90, in ascending order.
+function(_tfc_choose_architectures nvcc result)
+  execute_process(COMMAND "${nvcc}" --list-gpu-arch OUTPUT_VARIABLE told ERROR_QUIET)
+  string(REGEX MATCHALL "[0-9]+" known "${told}")
+  if("${TFC_CUDA_ARCHITECTURES}" STREQUAL "")
+    foreach(number IN LISTS _tfc_common)
+      if(number IN_LIST known)
+        list(APPEND chosen ${number})
+      endif()
+    endforeach()
+    if(NOT chosen)
+      message(FATAL_ERROR "${nvcc} --list-gpu-arch knows none of ${_tfc_common}; say which devices to build \
+for, as -DTFC_CUDA_ARCHITECTURES=9.0")
+    endif()
+  else()
+    set(wanted "${TFC_CUDA_ARCHITECTURES}")
+    if(wanted STREQUAL "native")
+      execute_process(
+        COMMAND nvidia-smi --query-gpu=compute_cap --format=csv,noheader
+        OUTPUT_VARIABLE wanted ERROR_QUIET RESULT_VARIABLE failed OUTPUT_STRIP_TRAILING_WHITESPACE)
+      if(failed OR NOT wanted MATCHES "[0-9]")
+        message(FATAL_ERROR "TFC_CUDA_ARCHITECTURES=native, but nvidia-smi finds no device here; say which \
+devices to build for, as TFC_CUDA_ARCHITECTURES=8.0,9.0")
+      endif()
+    endif()
+    string(REGEX MATCHALL "[^ ,;\n]+" wanted "${wanted}")
+    foreach(word IN LISTS wanted)
+      string(REPLACE "." "" number "${word}")
+      if(NOT number IN_LIST known)
+        string(REPLACE ";" " " known "${known}")
+        message(FATAL_ERROR "TFC_CUDA_ARCHITECTURES: ${word} given, but ${nvcc} knows ${known}, written \
+so or as 9.0, and native")
+      endif()
+      list(APPEND chosen ${number})
+    endforeach()
+    list(REMOVE_DUPLICATES chosen)
+    list(SORT chosen COMPARE NATURAL)
+  endif()
+  set(${result} "${chosen}" PARENT_SCOPE)
+endfunction()
+
+set(TFC_WITH_CUDA OFF)
+if(NOT TFC_CUDA MATCHES "^(AUTO|ON|OFF)$")
+  message(FATAL_ERROR "TFC_CUDA: ${TFC_CUDA} given, AUTO, ON or OFF is wanted")
+elseif(TFC_CUDA STREQUAL "OFF")
+  set(TFC_CUDA_REASON "left out by TFC_CUDA=OFF")
+else()
+  _tfc_find_nvcc(_tfc_nvcc_path _tfc_nvcc_version TFC_CUDA_REASON)
+  if(NOT TFC_CUDA_REASON)
+    set(TFC_WITH_CUDA ON)
+  elseif(TFC_CUDA STREQUAL "ON")
+    message(FATAL_ERROR "TFC_CUDA=ON, but ${TFC_CUDA_REASON}.\n"
+        "Needed are a CUDA build of torch, such as `pip install torch` gives on Linux, and nvcc of the same \
+major version, on PATH or named by CUDACXX; or build with TFC_CUDA=AUTO or OFF.")
+  endif()
+endif()
+
+if(TFC_WITH_CUDA)
+  _tfc_choose_architectures("${_tfc_nvcc_path}" _tfc_architectures)
+  # Machine code for each, and PTX of the newest for devices to come.
+  set(CMAKE_CUDA_ARCHITECTURES ${_tfc_architectures})
+  list(TRANSFORM CMAKE_CUDA_ARCHITECTURES APPEND -real)
+  list(GET _tfc_architectures -1 _tfc_newest)
+  list(APPEND CMAKE_CUDA_ARCHITECTURES ${_tfc_newest}-virtual)
+  set(CMAKE_CUDA_COMPILER "${_tfc_nvcc_path}")
+  if(NOT DEFINED CMAKE_CUDA_HOST_COMPILER AND NOT DEFINED ENV{CUDAHOSTCXX})
+    set(CMAKE_CUDA_HOST_COMPILER "${CMAKE_CXX_COMPILER}")
+  endif()
+  # The one that torch has loaded. A static one would be a second runtime in the process.
+  set(CMAKE_CUDA_RUNTIME_LIBRARY Shared)
+  enable_language(CUDA)
+  list(JOIN _tfc_architectures " sm_" _tfc_shown)
+  set(TFC_CUDA_REASON "CUDA ${_tfc_nvcc_version}, sm_${_tfc_shown} and PTX of compute_${_tfc_newest}")
+  message(STATUS "With ops for CUDA: ${TFC_CUDA_REASON}")
+else()
+  message(STATUS "CPU only: ${TFC_CUDA_REASON}")
+endif()
