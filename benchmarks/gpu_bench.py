@@ -9,6 +9,7 @@ medians over rounds. The file is written after each part; a part that fails leav
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import platform
 import sys
@@ -38,16 +39,13 @@ def relu_backward(seconds: float) -> Rows:
     for shape, dtype, x in _tensors():
         feature, grad = x.relu(), torch.randn_like(x)
         place = torch.empty_like(x)
-        settings: dict[str, Any] = {"num_sites": 1, "num_classes": NUM_CLASSES, "capacity": 16}
+        settings: dict[str, Any] = {"num_sites": 1, "num_classes": NUM_CLASSES, "capacity": 256}
         settings |= {"window": 100, "every": 1, "units": shape[1], "device": x.device}
         recorder = _C.Recorder(**settings)
         recorder.use_sites(1)
-        recorder.begin_batch(_labels(shape[0]))
-        state = (recorder.order, recorder.class_ptr, recorder.sites, recorder.units, 0)
-
-        def ours(grad: Tensor = grad, feature: Tensor = feature, state: Any = state) -> Tensor:
-            made: Tensor = torch.ops.tfc_fast.relu_probe_backward.default(grad, feature, *state)
-            return made
+        next_batch = functools.partial(_next_batch, recorder, _labels(shape[0]))
+        next_batch()
+        ours = functools.partial(_fused, recorder, grad, feature)
 
         def torchs(grad: Tensor = grad, feature: Tensor = feature) -> Tensor:
             made: Tensor = torch.ops.aten.threshold_backward.default(grad, feature, 0)
@@ -60,10 +58,25 @@ def relu_backward(seconds: float) -> Rows:
             "threshold_backward": torchs,
             "copy": lambda p=place, g=grad: p.copy_(g),
         }
-        times = device_times(calls, seconds)
+        times = device_times(calls, seconds, next_batch)
         yield _row(
             shape, x, summary(times, "threshold_backward"), {"ours": 3, "threshold_backward": 3}
         )
+
+
+def _fused(recorder: _C.Recorder, grad: Tensor, feature: Tensor) -> Tensor:
+    r = recorder
+    made: Tensor = torch.ops.tfc_fast.relu_probe_backward.default(
+        grad, feature, r.order, r.class_ptr, r.sites, r.units, 0
+    )
+    return made
+
+
+def _next_batch(recorder: _C.Recorder, labels: Tensor) -> None:
+    """Closes a step and announces a batch, without which nothing would be measured."""
+    if recorder.end_step(None):
+        recorder.drain()
+    recorder.begin_batch(labels)
 
 
 def means(seconds: float) -> Rows:

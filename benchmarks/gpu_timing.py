@@ -21,11 +21,16 @@ _HEAD_START_CYCLES = 2_000_000
 Times = dict[str, list[float]]
 
 
-def device_times(calls: Mapping[str, Callable[[], object]], seconds: float) -> Times:
-    """Seconds of each call on the device, by events; one call of each per round."""
+def device_times(
+    calls: Mapping[str, Callable[[], object]],
+    seconds: float,
+    prepare: Callable[[], None] = lambda: None,
+) -> Times:
+    """Seconds of each call on the device, by events; in a round, `prepare` and one of each."""
 
     def run_round(names: tuple[str, ...]) -> dict[str, float]:
         events = {name: (_event(), _event()) for name in names}
+        prepare()
         torch.cuda._sleep(_HEAD_START_CYCLES)  # type: ignore[no-untyped-call]
         for name in names:
             events[name][0].record()
