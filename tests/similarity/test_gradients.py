@@ -287,6 +287,8 @@ def test_same_bits_for_threads_and_instruction_sets(
             assert_same_bits(value, wanted)
 
 
+# torch 2.14's opcheck looks at the .grad of its own copies.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 @each_dtype
 def test_are_sound_ops(rng: np.random.Generator, dtype: torch.dtype) -> None:
     x, y = random_rows(rng, 6, 5, dtype), random_rows(rng, 3, 5, dtype)
