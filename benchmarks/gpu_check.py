@@ -173,7 +173,7 @@ def sanitize(stage: Stage) -> dict[str, Any]:
     folder = _away(stage)
     outcomes = {}
     for check in ("memcheck", "racecheck"):
-        command = [str(tool), "--tool", check, "--kernel-name", "kernel_substring=tfc4cuda"]
+        command = [str(tool), "--tool", check, "--kernel-name", "kns=tfc4cuda"]
         command += ["--error-exitcode", "99", sys.executable, "-m", "pytest", "tests/cuda", "-q"]
         command += ["-p", "no:cacheprovider", "-x", "-k", _SMALL]
         try:
