@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import shutil
 import sys
@@ -38,7 +39,8 @@ def commands(site: Path, folder: Path, architectures: str) -> list[list[str]]:
         )
     if shutil.which("cmake") is None and importlib.util.find_spec("cmake") is None:
         raise BuildError(f"needed is {_CMAKE}")
-    settings = {"TFC_CUDA": "ON", "TFC_CUDA_ARCHITECTURES": architectures, "TFC_WERROR": "OFF"}
+    settings = {"TFC_CUDA": "ON", "TFC_CUDA_ARCHITECTURES": architectures}
+    settings["TFC_WERROR"] = os.environ.get("TFC_WERROR", "OFF")
     if _has_backend():
         define = [f"-Ccmake.define.{name}={value}" for name, value in settings.items()]
         pip = [sys.executable, "-m", "pip", "install", "--disable-pip-version-check", "--no-index"]
