@@ -53,7 +53,7 @@ def relu_backward(seconds: float) -> Rows:
 
         if not torch.equal(ours(), torchs()):
             raise AssertionError(f"grad_in differs from ReLU's own, {shape}, {dtype}")
-        calls = {
+        calls: dict[str, Callable[[], object]] = {
             "ours": ours,
             "threshold_backward": torchs,
             "copy": lambda p=place, g=grad: p.copy_(g),
