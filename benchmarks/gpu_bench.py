@@ -56,7 +56,7 @@ def relu_backward(seconds: float) -> Rows:
         calls: dict[str, Callable[[], object]] = {
             "ours": ours,
             "threshold_backward": torchs,
-            "copy": lambda p=place, g=grad: p.copy_(g),
+            "copy": functools.partial(place.copy_, grad),
         }
         times = device_times(calls, seconds, next_batch)
         yield _row(
