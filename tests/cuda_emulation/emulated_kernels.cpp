@@ -1,7 +1,9 @@
 // What the tests call through ctypes: the launchers of csrc/kernels/cuda with flat arguments, and kernels
 // that do on purpose what the emulation must find.
 #include "device.cuh"
+#include "elements.cuh"
 #include "launchers.h"
+#include "unit_row_gradient.h"
 
 using namespace tfc;
 using namespace tfc::cuda;
@@ -112,9 +114,15 @@ int kernels_end_step(double* sites, int64_t num_sites, const int32_t* units, int
   return end_step(sites, num_sites, units, units_capacity, loss, *ring, nullptr);
 }
 
+int kernels_unit_row_gradient(const UnitRowGradient* gradient) {
+  return unit_row_gradient(*gradient, nullptr);
+}
+
 int64_t kernels_site_doubles() { return kSiteDoubles; }
 
 float kernels_half_to_float(uint16_t bits) { return half_bits_to_float(bits); }
+uint16_t kernels_float_to_half(float value) { return float_to_half_bits(value); }
+uint16_t kernels_to_bfloat16(double value) { return Element<BFloat16>::rounded(value); }
 
 int emulation_run_faulty(int fault, float* values, int count) {
   return TFC_LAUNCH(faulty, (dim3{1, 1, 1}), (dim3{64, 1, 1}), 0, nullptr, static_cast<Fault>(fault), values,
