@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.library import opcheck
 
 from tfc_fast.similarity import CosineAccumulator, CosineMeans, mean_cosine
+from tfc_fast.similarity import accumulator as accumulator_module
 
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 
@@ -290,6 +291,19 @@ def test_two_processes_have_the_statistics_of_all_rows(
             assert_same_bits(value, other, "processes differ")
         assert unchanged
         assert f"num_features={3 + rank}" in refused
+
+
+@pytest.mark.parametrize(
+    ("backends", "device"),
+    [("cpu:gloo,cuda:nccl", "cpu"), ("cpu:gloo", "cpu"), ("cuda:nccl", "cuda:1")],
+)
+def test_all_processes_reduce_on_devices_of_one_type(
+    monkeypatch: pytest.MonkeyPatch, backends: str, device: str
+) -> None:
+    # Some may have no rows yet, and so no device: the group alone decides.
+    monkeypatch.setattr(torch.distributed, "get_backend_config", lambda _: backends)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    assert accumulator_module._reducing_device(None) == torch.device(device)
 
 
 @each_dtype
