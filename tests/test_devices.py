@@ -112,10 +112,10 @@ def test_rows_of_another_device_are_refused() -> None:
     of_features.update(X)
     of_features._ring[0] = X.to("meta")
     with pytest.raises(
-        ValueError, match="^x: on cpu, .* before were on meta; move them, or .*merge"
+        ValueError, match=r"^x: on cpu, .* before were on meta; move them, or .*merge"
     ):
         accumulator.update(X)
-    with pytest.raises(ValueError, match="^features: wanted on meta as before, got on cpu"):
+    with pytest.raises(ValueError, match=r"^features: wanted on meta as before, got on cpu"):
         of_features.update(X)
 
 
