@@ -116,6 +116,7 @@ __global__ void __launch_bounds__(kThreads) class_means(const MeansArguments a) 
   sums.within = block_sum(sums.within, slots);
   sums.within_pairs = block_sum(sums.within_pairs, slots);
   double x_rows[3], y_rows[3];
+#pragma unroll
   for (int kind = 0; kind < 3; ++kind) {
     x_rows[kind] = total_rows(a.x, kind, whole);
     y_rows[kind] = a.crossed ? total_rows(a.y, kind, whole) : 0;
@@ -132,6 +133,7 @@ __global__ void __launch_bounds__(kThreads) class_means(const MeansArguments a) 
   store(a.out, means.all);
   store(a.out + 1, means.within);
   store(a.out + 2, means.between);
+#pragma unroll
   for (int kind = 0; kind < 3; ++kind) {
     store(a.out + 3 + kind, x_rows[kind]);
     if (a.crossed) store(a.out + 6 + kind, y_rows[kind]);
