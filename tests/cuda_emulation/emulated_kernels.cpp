@@ -1,9 +1,12 @@
 // What the tests call through ctypes: the launchers of csrc/kernels/cuda with flat arguments, and kernels
 // that do on purpose what the emulation must find.
+#include "centred_rows.h"
+#include "cosine_tile.h"
 #include "device.cuh"
 #include "elements.cuh"
 #include "launchers.h"
 #include "unit_row_gradient.h"
+#include "unit_rows.h"
 
 using namespace tfc;
 using namespace tfc::cuda;
@@ -116,6 +119,28 @@ int kernels_end_step(double* sites, int64_t num_sites, const int32_t* units, int
 
 int kernels_unit_row_gradient(const UnitRowGradient* gradient) {
   return unit_row_gradient(*gradient, nullptr);
+}
+
+int kernels_unit_rows(const UnitRows* rows) { return unit_rows(*rows, nullptr); }
+
+int kernels_place_cosines(const CosineTile* tile, void* out, int64_t row_stride, int64_t column_stride) {
+  return place_cosines(*tile, out, row_stride, column_stride, nullptr);
+}
+int kernels_count_cosines(const CosineTile* tile, const int32_t* label_at, int64_t bins, int64_t* counts) {
+  return count_cosines(*tile, label_at, bins, counts, nullptr);
+}
+int kernels_count_rows(const double* factors, int64_t n, int64_t* rows) {
+  return count_rows(factors, n, rows, nullptr);
+}
+
+int kernels_class_means(const ClassedRows* rows, double* means) { return class_means(*rows, means, nullptr); }
+int kernels_centred_rows(const ClassedRows* rows, const CentredRows* centred) {
+  return centred_rows(*rows, *centred, nullptr);
+}
+int64_t kernels_sum_squares_blocks(const CosineTile* tile) { return sum_squares_blocks(*tile); }
+int kernels_sum_squares(const CosineTile* tile, const int32_t* label, const double* shifts,
+                        double* partials) {
+  return sum_squares(*tile, label, shifts, partials, nullptr);
 }
 
 int64_t kernels_site_doubles() { return kSiteDoubles; }

@@ -22,6 +22,11 @@ __device__ __forceinline__ uint32_t word(const uint4& piece, int i) {
   return i == 0 ? piece.x : i == 1 ? piece.y : i == 2 ? piece.z : piece.w;
 }
 
+__device__ __forceinline__ uint32_t bits_of(float value) { return __float_as_uint(value); }
+__device__ __forceinline__ uint64_t bits_of(double value) {
+  return static_cast<uint64_t>(__double_as_longlong(value));
+}
+
 // Sum: in what unit rows are added up. Bits: an element as it lies in memory; half precision is rounded to
 // that by way of float, as torch does.
 template <typename T>
@@ -37,7 +42,7 @@ struct Element<float> {
   static __device__ __forceinline__ void put(uint4& piece, int i, uint32_t bits) { word(piece, i) = bits; }
   static __device__ __forceinline__ uint32_t bits(const uint4& piece, int i) { return word(piece, i); }
   static __device__ __forceinline__ uint32_t rounded(double value) {
-    return __float_as_uint(static_cast<float>(value));
+    return bits_of(static_cast<float>(value));
   }
 };
 
@@ -87,9 +92,7 @@ struct Element<double> {
   static __device__ __forceinline__ uint64_t bits(const uint4& piece, int i) {
     return static_cast<uint64_t>(word(piece, 2 * i + 1)) << 32 | word(piece, 2 * i);
   }
-  static __device__ __forceinline__ uint64_t rounded(double value) {
-    return static_cast<uint64_t>(__double_as_longlong(value));
-  }
+  static __device__ __forceinline__ uint64_t rounded(double value) { return bits_of(value); }
 };
 
 // Elements in 16 bytes.
