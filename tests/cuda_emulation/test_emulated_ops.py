@@ -37,6 +37,8 @@ FILES = {
     # gradcheck spends its time in second derivatives, which are torch's own operations.
     "tests/similarity/test_gradients.py": "300 or large_shapes or instruction_sets or gradcheck",
     "tests/similarity/test_autograd_rules.py": "",
+    "tests/similarity/test_hypothesis.py": "",
+    "tests/test_devices.py": "",
     "tests/similarity/test_matrix.py": (
         f"{PRODUCTS} or large_shapes or 520 or 1030 or 4096 or one_row_against_many"
     ),
