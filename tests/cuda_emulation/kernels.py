@@ -69,7 +69,7 @@ def group_labels(device: Device, labels: Array, num_classes: int) -> Grouped:
     return Grouped(order, class_ptr, label_at, bool(wrong[0]))
 
 
-def _place_rows(device: Device, x: Tensor, gap: int, offset: int) -> tuple[int, int]:
+def place_rows(device: Device, x: Tensor, gap: int, offset: int) -> tuple[int, int]:
     """Rows `gap` elements apart, the first `offset` elements off alignment; address and stride."""
     rows = bits_of(x)
     padded = np.full((len(rows), rows.shape[1] + gap), -1, rows.dtype)
@@ -107,13 +107,13 @@ def measure(
     library.functions.kernels_plan(shape, *room, ctypes.byref(plan))
 
     batch = Batch()
-    batch.feature, batch.feature_stride = _place_rows(device, feature, gap, offset)
+    batch.feature, batch.feature_stride = place_rows(device, feature, gap, offset)
     grad_in = None
     if gradient is not None and in_place:
         batch.gradient, grad_in = device.state(bits_of(gradient))
         batch.grad_in, batch.gradient_stride, batch.grad_in_stride = batch.gradient, width, width
     elif gradient is not None:
-        batch.gradient, batch.gradient_stride = _place_rows(device, gradient, gap, offset)
+        batch.gradient, batch.gradient_stride = place_rows(device, gradient, gap, offset)
         if job == "relu_backward":
             item = np.dtype(bits_of(feature).dtype)
             batch.grad_in, grad_in = device.empty((n, width), item, offset=offset * item.itemsize)
