@@ -26,7 +26,6 @@ __global__ void __launch_bounds__(kTileThreads)
   double between = 0;
 #pragma unroll 1
   for (int square = 0; square < kSquares; ++square) {
-    if (tile.column + begin + (square + 1) * kTileStep <= tile.row + top + 1) continue;  // below the diagonal
     for_each_run<Real>(tile, top, begin + square * kTileStep, [&](int64_t r, int64_t c, const Real* values) {
       const int64_t row = tile.row + r;
       const int32_t of_row = load(label + row);
