@@ -24,6 +24,7 @@ __global__ void __launch_bounds__(kTileThreads)
   const int64_t begin = blockIdx.x * (kSquares * kTileStep);
   double within = 0;
   double between = 0;
+#pragma unroll 1
   for (int square = 0; square < kSquares; ++square) {
     for_each_run<Real>(tile, top, begin + square * kTileStep, [&](int64_t r, int64_t c, const Real* values) {
       const int64_t row = tile.row + r;

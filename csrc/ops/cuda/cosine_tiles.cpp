@@ -19,8 +19,13 @@ constexpr int64_t kFewestRows = 256;  // unless memory forbids
 
 int64_t rounded_up(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
 
-int64_t longest_run(at::ScalarType type) {
-  return type == at::kDouble ? 2048 : type == at::kFloat ? 64 : 128;
+// Entries at a time (see the header); rows of more than a million are cut into longer runs, so that neither
+// the batch of products nor what it takes to hold them grows without bound.
+int64_t run_of(int64_t width, at::ScalarType type) {
+  constexpr int64_t kMostRuns = 16384;
+  int64_t run = type == at::kDouble ? 2048 : type == at::kFloat ? 64 : 128;
+  while (width > kMostRuns * run) run *= 2;
+  return std::clamp<int64_t>(rounded_up(width, kRowStep), kRowStep, run);
 }
 
 // Rows and columns of a tile, multiples of kTileStep. A triangle is cut into about eight bands of rows, so
@@ -58,8 +63,7 @@ void multiply(const at::Tensor& left, const at::Tensor& right, int64_t run, at::
 }  // namespace
 
 ProductRows empty_product_rows(int64_t count, int64_t width, const at::TensorOptions& options) {
-  const int64_t longest = longest_run(c10::typeMetaToScalarType(options.dtype()));
-  const int64_t run = std::clamp<int64_t>(rounded_up(width, kRowStep), kRowStep, longest);
+  const int64_t run = run_of(width, c10::typeMetaToScalarType(options.dtype()));
   const int64_t padded = rounded_up(count, kRowStep);
   return {at::empty({padded, rounded_up(std::max<int64_t>(1, width), run)}, options),
           at::empty({padded}, options.dtype(at::kDouble)), count, run};
