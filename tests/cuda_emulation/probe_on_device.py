@@ -11,10 +11,12 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from recording import STATISTICS, end_step, make_recorder, relu_backward
+from checks import assert_same_bits
+from recording import STATISTICS, end_step, make_recorder, random_bit_patterns, relu_backward
 from torch import Tensor, nn
 
 from tfc_fast import _C, Probe
+from tfc_fast.models import MLP
 from tfc_fast.records import Records
 
 N_ROWS = STATISTICS.index("n_rows")
@@ -44,7 +46,56 @@ class Seen:
         pass
 
 
-# ---- drains --------------------------------------------------------------------------------------
+# ---- what flows back ----------------------------------------------------------------------------
+
+
+def train(*, probed: bool) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(5)
+    net = MLP(20, 4, 4, 40, generator=generator)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+    probe = Probe(net, num_classes=4, every=2, capacity=6)
+    if probed:
+        probe.attach()
+    losses = []
+    for _ in range(20):
+        x = torch.randn(30, 20, generator=generator)
+        y = torch.randint(0, 4, (30,), generator=generator)
+        if probed:
+            probe.batch(labels=y)
+        loss = nn.functional.cross_entropy(net(x), y)
+        loss.backward()
+        if probed:
+            probe.step(loss=loss)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.detach())
+    if probed:
+        history = probe.history()
+        assert history["step"].tolist() == sorted(3 * list(range(1, 20, 2)))
+        np.testing.assert_array_equal(history["loss"][::3], torch.stack(losses)[::2].double())
+    return [*losses, *net.parameters()]
+
+
+def test_training_is_bitwise_untouched() -> None:
+    for actual, expected in zip(train(probed=True), train(probed=False), strict=True):
+        assert_same_bits(actual, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("every", [1, 2])
+def test_a_nan_of_half_precision_keeps_its_payload(
+    rng: np.random.Generator, every: int, dtype: torch.dtype
+) -> None:
+    # As in torch's own kernel for CUDA, other than in that for the CPU.
+    recorder = make_recorder(every=every)
+    for _ in range(2):
+        grad, result = (random_bit_patterns(rng, (30, 41), dtype) for _ in range(2))
+        expected = torch.where(result <= 0, 0, grad.view(torch.int16)).view(dtype)
+        assert_same_bits(relu_backward(recorder, grad, result), expected)
+        recorder.end_step(None)
+
+
+# ---- drains -------------------------------------------------------------------------------------
 
 
 def test_records_come_one_drain_later_and_all_at_the_end() -> None:
@@ -127,7 +178,7 @@ def test_a_loss_of_any_dtype(dtype: torch.dtype) -> None:
     assert recorder.drain()[2].tolist() == [3]
 
 
-# ---- errors --------------------------------------------------------------------------------------
+# ---- errors -------------------------------------------------------------------------------------
 
 GOOD = torch.tensor([0, 1, 0, 1, 1, 0])
 
@@ -232,7 +283,7 @@ def test_units_that_lie_beyond_the_buffer_are_left_alone() -> None:
     assert "site 1 end at 2000" in (recorder.take_error() or "")
 
 
-# ---- room for units ------------------------------------------------------------------------------
+# ---- room for units -----------------------------------------------------------------------------
 
 
 def test_wide_sites_get_room_without_a_drain() -> None:
@@ -262,7 +313,7 @@ def test_what_was_seen_before_the_buffer_grew_is_kept() -> None:
     assert end_step(recorder)["dead_window_frac"] == 1
 
 
-# ---- what keeps its place ------------------------------------------------------------------------
+# ---- what keeps its place -----------------------------------------------------------------------
 
 
 def test_tensors_stay_where_they_are_unless_a_batch_is_larger_than_any_before() -> None:
