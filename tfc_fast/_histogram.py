@@ -67,7 +67,12 @@ class PairHistogram:
     def _counts(self, kind: Kind) -> np.ndarray:
         if kind not in KINDS:
             raise ValueError(f"kind: wanted 'all', 'within' or 'between', got {kind!r}")
-        return np.asarray(getattr(self, kind))
+        return as_numpy_array(getattr(self, kind))
+
+
+def as_numpy_array(x: Array) -> np.ndarray:
+    """`x` in host memory."""
+    return x.cpu().numpy() if isinstance(x, Tensor) else x
 
 
 def by_kind(counts: Tensor, labelled: bool, as_numpy: bool) -> dict[Kind, Array]:

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "../kernels/cpu/dispatch.h"
+#include "gate_ops.h"
 #include "gate_tiles.h"
 #include "output.h"
 
@@ -71,30 +72,47 @@ void compute(const at::Tensor& x, const std::optional<at::Tensor>& y, int64_t nu
   for_each_gate_tile(left, right, /*triangle=*/!y, [&] { return writer; });
 }
 
-at::Tensor agreement_matrix_meta(const at::Tensor& x, const std::optional<at::Tensor>& y, int64_t num_units,
-                                 bool) {
+}  // namespace
+
+at::Tensor empty_agreement(const at::Tensor& x, const std::optional<at::Tensor>& y, int64_t num_units) {
   check_sides(x, y, num_units);
   return at::empty_symint({x.sym_size(0), y ? y->sym_size(0) : x.sym_size(0)}, x.options().dtype(at::kFloat));
 }
 
+void check_agreement_output(const at::Tensor& x, const std::optional<at::Tensor>& y, int64_t num_units,
+                            const at::Tensor& out) {
+  check_sides(x, y, num_units);
+  check_output(kMatrix, out, at::kFloat, x, y ? *y : x);
+}
+
+void check_agreement_memory(const at::Tensor& x, const std::optional<at::Tensor>& y, const at::Tensor& out) {
+  check_memory(kMatrix, out, x, "x");
+  if (y) check_memory(kMatrix, out, *y, "y");
+}
+
+namespace {
+
+at::Tensor agreement_matrix_meta(const at::Tensor& x, const std::optional<at::Tensor>& y, int64_t num_units,
+                                 bool) {
+  return empty_agreement(x, y, num_units);
+}
+
 at::Tensor agreement_matrix_cpu(const at::Tensor& x, const std::optional<at::Tensor>& y, int64_t num_units,
                                 bool jaccard) {
-  at::Tensor out = agreement_matrix_meta(x, y, num_units, jaccard);
+  at::Tensor out = empty_agreement(x, y, num_units);
   compute(x, y, num_units, jaccard, out);
   return out;
 }
 
 void agreement_matrix_out_meta(const at::Tensor& x, const std::optional<at::Tensor>& y, int64_t num_units,
                                bool, const at::Tensor& out) {
-  check_sides(x, y, num_units);
-  check_output(kMatrix, out, at::kFloat, x, y ? *y : x);
+  check_agreement_output(x, y, num_units, out);
 }
 
 void agreement_matrix_out_cpu(const at::Tensor& x, const std::optional<at::Tensor>& y, int64_t num_units,
                               bool jaccard, const at::Tensor& out) {
-  agreement_matrix_out_meta(x, y, num_units, jaccard, out);
-  check_memory(kMatrix, out, x, "x");
-  if (y) check_memory(kMatrix, out, *y, "y");
+  check_agreement_output(x, y, num_units, out);
+  check_agreement_memory(x, y, out);
   compute(x, y, num_units, jaccard, out);
   mark_written(out);
 }

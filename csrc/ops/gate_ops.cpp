@@ -1,4 +1,6 @@
 // Gates of single units: as bits, and over the updates of a run.
+#include "gate_ops.h"
+
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
@@ -10,17 +12,18 @@
 #include "measure.h"
 
 namespace tfc::ops {
-namespace {
 
-at::Tensor pack_gates_meta(const at::Tensor& features) {
+at::Tensor empty_packed_gates(const at::Tensor& features) {
   check_input(features, "pack_gates");
   const c10::SymInt words = (row_width(features) + cpu::kWordUnits - 1) / cpu::kWordUnits;
   return at::empty_symint({features.sym_size(0), words}, features.options().dtype(at::kLong));
 }
 
+namespace {
+
 // -> [n, words] int64.
 at::Tensor pack_gates_cpu(const at::Tensor& features) {
-  at::Tensor out = pack_gates_meta(features);
+  at::Tensor out = empty_packed_gates(features);
   if (out.numel() == 0) return out;
   const at::Tensor rows = as_rows(features);
   const int64_t width = rows.size(1);
@@ -36,19 +39,30 @@ at::Tensor pack_gates_cpu(const at::Tensor& features) {
   return out;
 }
 
-void check_units(const at::Tensor& features, const at::Tensor& units, const char* name) {
+void check_unit_tensor(const at::Tensor& features, const at::Tensor& units, const char* name) {
   TORCH_CHECK_VALUE(units.scalar_type() == at::kLong && units.is_contiguous() && units.dim() == 1 &&
                         units.sym_size(0) == row_width(features),
                     "update_units: ", name, " must be a contiguous int64 tensor [", row_width(features),
                     "], got ", units.scalar_type(), " ", units.sym_sizes());
+  TORCH_CHECK_VALUE(units.device() == features.device(), "update_units: ", name,
+                    " must be on the device of features, ", features.device(), ", got ", units.device());
 }
+
+}  // namespace
+
+void check_units(const at::Tensor& features, const at::Tensor& open_rows, const at::Tensor& last_active,
+                 const at::Tensor& revived) {
+  check_input(features, "update_units");
+  check_unit_tensor(features, open_rows, "open_rows");
+  check_unit_tensor(features, last_active, "last_active");
+  check_unit_tensor(features, revived, "revived");
+}
+
+namespace {
 
 void update_units_meta(const at::Tensor& features, const at::Tensor& open_rows, const at::Tensor& last_active,
                        const at::Tensor& revived, int64_t, int64_t) {
-  check_input(features, "update_units");
-  check_units(features, open_rows, "open_rows");
-  check_units(features, last_active, "last_active");
-  check_units(features, revived, "revived");
+  check_units(features, open_rows, last_active, revived);
 }
 
 // Adds the rows of update number `update` (1 and up) to what is known of each unit: rows in which it was
@@ -56,7 +70,7 @@ void update_units_meta(const at::Tensor& features, const at::Tensor& open_rows, 
 // in which it was not.
 void update_units_cpu(const at::Tensor& features, const at::Tensor& open_rows, const at::Tensor& last_active,
                       const at::Tensor& revived, int64_t update, int64_t window) {
-  update_units_meta(features, open_rows, last_active, revived, update, window);
+  check_units(features, open_rows, last_active, revived);
   if (features.numel() == 0) return;
   std::vector<int32_t> open(static_cast<size_t>(open_rows.numel()));
   UnitHistory units;
@@ -89,6 +103,6 @@ TORCH_LIBRARY_IMPL(tfc_fast, CPU, m) {
 }
 
 TORCH_LIBRARY_IMPL(tfc_fast, Meta, m) {
-  m.impl("pack_gates", tfc::ops::pack_gates_meta);
+  m.impl("pack_gates", tfc::ops::empty_packed_gates);
   m.impl("update_units", tfc::ops::update_units_meta);
 }

@@ -339,6 +339,8 @@ void check_access(const void* address, size_t bytes, size_t alignment, bool writ
   if (reinterpret_cast<uintptr_t>(begin) % alignment != 0) {
     fail("misaligned: %zu bytes at an address that is no multiple of %zu", bytes, alignment);
   }
+  // Atomic operations go to shared memory, too.
+  if (begin >= shared_memory && begin + bytes <= shared_memory + sizeof(shared_memory)) return;
   if (!memory_is_watched) return;
   for (const Memory& memory : memories) {
     if (begin < memory.begin || begin + bytes > memory.end) continue;

@@ -6,7 +6,7 @@
 // different results for different seeds.
 //
 // Reported as errors, with the thread's number: an access to global memory outside of what the test has
-// registered or off its alignment (all accesses go through load, store and atomicAdd), writing what is
+// registered or off its alignment (all accesses go through load, store and atomics), writing what is
 // registered as read only, threads that wait at different barriers or for one that has ended, a warp
 // operation that some lane of its mask does not reach, a shuffle from a lane outside of the mask.
 // Shared memory is filled with 0xFF (NaN) before a block, and what lies behind the dynamic part is watched.
@@ -128,7 +128,18 @@ inline unsigned __reduce_add_sync(unsigned mask, unsigned value) {
   for (int i = 0; i < 32; ++i) sum += (mask >> i & 1) != 0 ? static_cast<unsigned>(all[i]) : 0u;
   return sum;
 }
+// Lanes of the mask that brought the same bits.
+template <typename T>
+unsigned __match_any_sync(unsigned mask, T value) {
+  const uint64_t mine = tfc::emulation::to_bits(value);
+  const uint64_t* all = tfc::emulation::meet("__match_any_sync", mask, mine);
+  unsigned same = 0;
+  for (int i = 0; i < 32; ++i) same |= (mask >> i & 1) != 0 && all[i] == mine ? 1u << i : 0u;
+  return same;
+}
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
+inline int __popcll(unsigned long long x) { return __builtin_popcountll(x); }
+inline int __ffs(int x) { return __builtin_ffs(x); }
 
 // Threads are fibers of one processor thread, so a plain addition is atomic.
 template <typename T>
@@ -139,6 +150,13 @@ T atomicAdd(T* address, std::type_identity_t<T> value) {
   tfc::emulation::check_access(address, sizeof(T), alignof(T), true);
   const T before = *address;
   *address = before + value;
+  return before;
+}
+template <typename T>
+T atomicExch(T* address, std::type_identity_t<T> value) {
+  tfc::emulation::check_access(address, sizeof(T), alignof(T), true);
+  const T before = *address;
+  *address = value;
   return before;
 }
 

@@ -216,6 +216,24 @@ def test_a_state_that_none_can_have_is_refused_and_changes_nothing() -> None:
     assert (activity.window, activity.n_rows) == (1, 3)
 
 
+def test_units_lie_where_the_first_features_are() -> None:
+    # Where there is no GPU, meta stands for it.
+    activity = UnitActivity(3)
+    activity._place(torch.device("meta"))
+    for name in RESULTS:
+        assert getattr(activity, name).device.type == "meta"
+    with pytest.raises(ValueError, match=r"^features: on cpu, .* before were on meta; move them"):
+        activity.update(torch.ones(2, 3))
+    before = UnitActivity(3)
+    before.update(torch.ones(2, 3))
+    activity.load_state_dict(before.state_dict())
+    assert activity.last_active.device.type == "meta"
+    assert activity.n_updates == 1
+    activity.reset()
+    activity.update(torch.ones(2, 3))
+    assert activity.last_active.tolist() == [1, 1, 1]
+
+
 def test_is_a_sound_op(rng: np.random.Generator) -> None:
     units = [torch.zeros(70, dtype=torch.int64) for _ in range(3)]
     for features in (random_features(rng, 6, 70, torch.float32), torch.ones(3, 7, 10)):

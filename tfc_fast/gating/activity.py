@@ -14,6 +14,7 @@ from tfc_fast._inputs import Array, as_count, as_rows_to_keep, as_state
 
 __all__ = ["UnitActivity"]
 
+_NUMBERS = ("num_units", "window", "n_updates", "n_rows")
 _PER_UNIT = ("open_rows", "last_active", "revived")
 
 
@@ -26,7 +27,8 @@ class UnitActivity:
     it is active after `window` updates or more in which it was not; so a unit that comes to life
     for the first time after as many updates is revived, too.
 
-    An update costs one pass over the features and keeps 24 bytes per unit.
+    An update costs one pass over the features, and does not wait for a GPU. 24 bytes per unit are
+    kept: on the CPU until the first features come, and from there on where those are.
 
     Args:
         num_units: `d`, the number of values in a row of features.
@@ -57,6 +59,7 @@ class UnitActivity:
         """Forget all updates."""
         self._n_updates = 0
         self._n_rows = 0
+        self._placed = False  # whether an update has told where the units are to lie
         # Whatever torch's default device is.
         self._units = {
             name: torch.zeros(self._num_units, dtype=torch.int64, device="cpu")
@@ -73,8 +76,8 @@ class UnitActivity:
 
         Raises:
             TypeError: `features` is no array of a supported float dtype.
-            ValueError: `features` has no dimension or is on meta, or its rows do not have
-                `num_units` values.
+            ValueError: `features` has no dimension, is on meta or on another device than those
+                before, or its rows do not have `num_units` values.
         """
         rows = as_rows_to_keep(features, "features")
         width = math.prod(rows.shape[1:])
@@ -83,6 +86,14 @@ class UnitActivity:
                 f"features: wanted rows of num_units={self._num_units} values, got {width} (shape "
                 f"{list(rows.shape)})"
             )
+        device = self._units["open_rows"].device
+        if self._placed and rows.device != device:
+            raise ValueError(
+                f"features: on {rows.device}, but those before were on {device}; move them, "
+                "or call reset() to begin anew"
+            )
+        if not self._placed:
+            self._place(rows.device)
         torch.ops.tfc_fast.update_units.default(
             rows, *self._units.values(), self._n_updates + 1, self._window
         )
@@ -132,23 +143,26 @@ class UnitActivity:
 
     @property
     def dead_window_frac(self) -> float:
-        """Share of the units that are dead in the window; NaN before the first row."""
+        """Share of the units that are dead in the window; NaN before the first row.
+
+        Waits for the device; `dead_window` does not.
+        """
         if self._n_rows == 0 or self._num_units == 0:
             return float("nan")
         return int(self.dead_window.sum()) / self._num_units
 
     def state_dict(self) -> dict[str, Any]:
-        """All that `load_state_dict` needs: ints and tensors, for `torch.save`."""
+        """All that `load_state_dict` needs: ints and CPU tensors, for `torch.save`."""
         return {
-            "num_units": self._num_units,
-            "window": self._window,
-            "n_updates": self._n_updates,
-            "n_rows": self._n_rows,
-            **{name: units.clone() for name, units in self._units.items()},
+            **{name: getattr(self, name) for name in _NUMBERS},
+            **{name: units.to("cpu", copy=True) for name, units in self._units.items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where another `UnitActivity` of the same units and window was.
+
+        The tensors of `state` may lie on any device; they are copied to where the features of this
+        one are, or will be.
 
         Args:
             state: What `state_dict` gave.
@@ -158,7 +172,7 @@ class UnitActivity:
             ValueError: An entry is missing or unknown, was made for other units or another window,
                 or is a count that no updates give. Nothing is changed after an error.
         """
-        wanted = set(self.state_dict())
+        wanted = {*_NUMBERS, *_PER_UNIT}
         if set(state) != wanted:
             raise ValueError(f"state: wanted the entries {sorted(wanted)}, got {sorted(state)}")
         for name in ("num_units", "window"):
@@ -180,4 +194,10 @@ class UnitActivity:
             outside = units[name][(units[name] < 0) | (units[name] > most)]
             if len(outside):
                 raise ValueError(f"state: {name}: wanted 0 ... {most}, got {int(outside[0])}")
-        self._n_updates, self._n_rows, self._units = n_updates, n_rows, units
+        device = self._units["open_rows"].device
+        self._n_updates, self._n_rows = n_updates, n_rows
+        self._units = {name: part.to(device) for name, part in units.items()}
+
+    def _place(self, device: torch.device) -> None:
+        self._units = {name: part.to(device) for name, part in self._units.items()}
+        self._placed = True

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from tfc_fast import _extension  # noqa: F401  (registers the ops)
-from tfc_fast._histogram import Kind, PairHistogram, by_kind, checked_shares
+from tfc_fast._histogram import Kind, PairHistogram, as_numpy_array, by_kind, checked_shares
 from tfc_fast._inputs import Array, as_packed_gates, group_labels
 
 __all__ = ["AgreementHistogram", "agreement_histogram"]
@@ -67,7 +67,7 @@ class AgreementHistogram(PairHistogram):
             return np.full_like(shares, np.nan)[()]
         index = np.searchsorted(up_to, shares * up_to[-1])
         index = np.maximum(index, np.flatnonzero(counts)[0])
-        return np.asarray(np.asarray(self.values)[index])[()]
+        return np.asarray(as_numpy_array(self.values)[index])[()]
 
     def cdf(self, t: float | Array, kind: Kind = "all") -> np.float64 | np.ndarray:
         """The share of pairs whose agreement is at most `t`.
@@ -83,7 +83,7 @@ class AgreementHistogram(PairHistogram):
         at = np.asarray(t, np.float64)
         if up_to[-1] == 0 or len(up_to) == 2:
             return np.full_like(at, np.nan)[()]
-        index = np.searchsorted(np.asarray(self.values), at, side="right")
+        index = np.searchsorted(as_numpy_array(self.values), at, side="right")
         # A NaN is sorted behind all values, as if it were the largest.
         return np.asarray(np.where(np.isnan(at), np.nan, up_to[index] / up_to[-1]))[()]
 

@@ -1,6 +1,6 @@
 // The seam between the kernels and what runs them: nvcc, or the emulation in tests/cuda_emulation.
 //
-// Kernels reach global memory through load, store and atomicAdd only, take dynamic shared memory through
+// Kernels reach global memory through load, store and atomics only, take dynamic shared memory through
 // TFC_DYNAMIC_SHARED, and are launched by TFC_LAUNCH, so that the emulation can look at each of these.
 #pragma once
 

@@ -1,0 +1,177 @@
+"""The phase monitor: on curves made for the purpose, and against the analysis of the whole run."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tfc_fast.phases import PhaseMonitor, State, first_phase_end
+
+STATES = ("healthy", "collapsing", "stuck", "recovered")
+
+
+def feed(
+    monitor: PhaseMonitor, losses: np.ndarray, between: np.ndarray | None = None
+) -> list[tuple[int, State]]:
+    for step, loss in enumerate(losses.tolist()):
+        monitor.update(step, loss, None if between is None else float(between[step]))
+    return [(change.step, change.state) for change in monitor.changes]
+
+
+def noisy(rng: np.random.Generator, values: np.ndarray, size: float) -> np.ndarray:
+    return values + size * rng.standard_normal(len(values))
+
+
+def plateau_then_fall(length: int, rest: int) -> np.ndarray:
+    return np.concatenate([np.full(length, 2.3), 2.3 * np.exp(-np.arange(rest) / 30)])
+
+
+def test_a_run_that_learns_at_once_is_healthy(rng: np.random.Generator) -> None:
+    losses = noisy(rng, plateau_then_fall(20, 1000), 0.02)
+    between = noisy(rng, np.full(len(losses), 0.8), 0.02)
+    assert feed(PhaseMonitor(), losses, between) == []
+
+
+def test_a_collapse_is_told_while_it_goes_on_and_its_end_after_it(
+    rng: np.random.Generator,
+) -> None:
+    losses = noisy(rng, plateau_then_fall(600, 400), 0.02)
+    between = noisy(rng, np.interp(np.arange(1000), [0, 600, 700], [0.7, 0.9, 0.5]), 0.005)
+    changes = feed(PhaseMonitor(), losses, between)
+    assert [state for _, state in changes] == ["collapsing", "recovered"]
+    assert 50 <= changes[0][0] < 250
+    end = first_phase_end(losses)
+    assert end is not None
+    # The loss has to stay below its line for a while.
+    assert changes[1][0] == pytest.approx(end + 19, abs=10)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.02, 0.1])
+def test_a_run_without_progress_is_stuck(rng: np.random.Generator, noise: float) -> None:
+    losses = noisy(rng, np.full(1000, 2.3), noise)
+    between = noisy(rng, np.full(1000, 0.95), noise / 5)
+    changes = feed(PhaseMonitor(patience=200), losses, between)
+    assert [state for _, state in changes] == ["stuck"]
+    assert 200 <= changes[0][0] < 420
+
+
+def test_a_stuck_run_that_learns_after_all_has_recovered() -> None:
+    changes = feed(PhaseMonitor(patience=200), plateau_then_fall(700, 300))
+    assert [state for _, state in changes] == ["stuck", "recovered"]
+
+
+def test_a_loss_that_falls_slowly_is_not_stuck() -> None:
+    losses = 2.3 * np.exp(-np.arange(600) / 6000)  # 10 % in 600 steps
+    assert feed(PhaseMonitor(patience=200), losses) == []
+
+
+def test_a_collapse_without_end_becomes_stuck() -> None:
+    between = np.minimum(0.7 + np.arange(1000) / 1000, 0.99)
+    changes = feed(PhaseMonitor(patience=200), np.full(1000, 2.3), between)
+    assert [state for _, state in changes] == ["collapsing", "stuck"]
+    assert changes[1][0] >= 290 + 200
+
+
+def test_a_rise_within_the_noise_is_none(rng: np.random.Generator) -> None:
+    between = noisy(rng, np.full(280, 0.5), 0.3)
+    assert feed(PhaseMonitor(min_rise=0.01), np.full(280, 2.3), between) == []
+
+
+def test_spikes_do_not_count(rng: np.random.Generator) -> None:
+    losses = noisy(rng, plateau_then_fall(20, 1000), 0.02)
+    losses[::97] += 50
+    assert feed(PhaseMonitor(), losses) == []
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_losses_that_are_not_finite(bad: float) -> None:
+    losses = plateau_then_fall(20, 1000)
+    losses[::3] = bad
+    assert feed(PhaseMonitor(), losses) == []
+    assert feed(PhaseMonitor(patience=200), np.full(300, bad)) == [(200, "stuck")]
+
+
+def test_a_constant_loss_of_zero_is_stuck() -> None:
+    assert feed(PhaseMonitor(patience=100), np.zeros(200)) == [(100, "stuck")]
+
+
+def test_chance_loss_lowers_the_plateau() -> None:
+    """Large first logits: the loss falls to chance level at once, and there it stays."""
+    losses = np.concatenate([np.linspace(10, 2.3, 50), np.full(500, 2.3)])
+    assert feed(PhaseMonitor(), losses) == []
+    changes = feed(PhaseMonitor(chance_loss=2.3, patience=200), losses)
+    assert [state for _, state in changes] == ["stuck"]
+
+
+def test_the_site_that_rose_most_is_named() -> None:
+    monitor = PhaseMonitor()
+    for step in range(200):
+        monitor.update(step, 2.3, {"a": 0.5 + step / 2000, "b": 0.5 + step / 1000, "c": math.nan})
+    (change,) = monitor.changes
+    assert (change.state, change.site) == ("collapsing", "b")
+    assert monitor.since == change.step
+
+
+def test_steps_may_be_left_out() -> None:
+    monitor = PhaseMonitor(patience=200)
+    for step in range(0, 1000, 10):
+        monitor.update(step, 2.3)
+    assert [(change.step, change.state) for change in monitor.changes] == [(200, "stuck")]
+
+
+def test_going_on_from_a_state_is_going_on(rng: np.random.Generator) -> None:
+    losses = noisy(rng, plateau_then_fall(600, 400), 0.02)
+    between = noisy(rng, np.interp(np.arange(1000), [0, 600, 700], [0.7, 0.9, 0.5]), 0.005)
+    whole = PhaseMonitor()
+    expected = feed(whole, losses, between)
+    for cut in (0, 1, 10, 300, 999):
+        first, second = PhaseMonitor(), PhaseMonitor()
+        feed(first, losses[:cut], between)
+        # nan is no JSON, but what Python writes and reads
+        second.load_state_dict(json.loads(json.dumps(first.state_dict())))
+        for step in range(cut, 1000):
+            second.update(step, float(losses[step]), float(between[step]))
+        assert [(change.step, change.state) for change in second.changes] == expected
+
+
+@pytest.mark.parametrize("state", [{}, {"loss": []}, {"loss": 3}])
+def test_a_damaged_state_is_refused(state: dict[str, Any]) -> None:
+    monitor = PhaseMonitor()
+    feed(monitor, np.full(10, 2.3))
+    with pytest.raises(ValueError, match=r"^state: not of a PhaseMonitor"):
+        monitor.load_state_dict(state)
+    monitor.update(10, 2.3)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"chance_loss": math.nan},
+        {"decay": 1.0},
+        {"drop": 0.0},
+        {"min_rise": 0.0},
+        {"min_phase": 0},
+        {"patience": 0},
+    ],
+    ids=lambda arguments: next(iter(arguments)),
+)
+def test_arguments_out_of_range(arguments: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=rf"^{next(iter(arguments))}: "):
+        PhaseMonitor(**arguments)  # type: ignore[arg-type]
+
+
+def test_steps_go_forward() -> None:
+    monitor = PhaseMonitor()
+    assert monitor.since is None
+    monitor.update(5, 2.3)
+    assert (monitor.state, monitor.since) == ("healthy", 5)
+    with pytest.raises(ValueError, match=r"^step: 5 given after 5"):
+        monitor.update(5, 2.3)
+
+
+def test_states_are_those_that_are_documented() -> None:
+    assert all(f'`"{state}"`' in (PhaseMonitor.__doc__ or "") for state in STATES)

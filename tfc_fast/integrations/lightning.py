@@ -1,0 +1,171 @@
+"""`TFCCallback`: the probe as a callback of Lightning's Trainer.
+
+Needs `lightning`: `pip install 'tfc_fast[lightning]'`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from tfc_fast.integrations._labels import LabelRule, find_labels
+from tfc_fast.integrations._metrics import DEFAULT_COLUMNS, LogSink, Metrics, check_columns
+from tfc_fast.probe import Probe, Sites
+from tfc_fast.records import Records, Sink, empty
+
+try:
+    from lightning.pytorch import Callback, LightningModule, Trainer
+except ImportError as error:
+    raise ImportError(
+        f"tfc_fast.integrations.lightning needs lightning, which cannot be imported ({error}); "
+        "install it with: pip install 'tfc_fast[lightning]'"
+    ) from error
+
+__all__ = ["TFCCallback"]
+
+
+class TFCCallback(Callback):
+    """Records the statistics of every watched layer at every optimizer step of a `Trainer.fit`.
+
+    The training itself is unchanged, bit for bit. One record is made per optimizer step; with
+    `accumulate_grad_batches` its micro-batches are combined (pairs of samples from different
+    micro-batches are in no statistic). Validation is not recorded. With several processes each
+    watches its own part of the batch, and the first one logs.
+
+    Numbers go to the Trainer's loggers as `tfc/<column>/<site>`, every `log_every_n_steps` of the
+    Trainer; all of them to `history()` and to `sinks`.
+
+    Args:
+        sites: What to watch; see `tfc_fast.Probe`.
+        num_classes: Number of classes; without it there are no statistics within and between
+            classes, and no labels are looked for.
+        labels: Function of the batch that gives the labels, whole numbers `[n]`. Default: the entry
+            of a mapping called `labels`, `label`, `targets`, `target` or `y`, or the second part of
+            a tuple or list.
+        columns: Columns of `tfc_fast.records.COLUMNS` to log.
+        sinks: Where records go besides; closed when the training ends.
+        every, window: As in `tfc_fast.Probe`.
+
+    Raises:
+        ImportError: On import of this module: lightning is not installed.
+        ValueError: `columns` has a name that is no column. Once training begins: see
+            `tfc_fast.Probe`, or the labels are not where the rule looks.
+
+    `examples/lightning_digits.py` is a whole training:
+
+        callback = TFCCallback(num_classes=10)
+        trainer = Trainer(max_steps=1000, callbacks=[callback])
+        trainer.fit(module, loader)
+        callback.history()["feature_cos_between"]
+    """
+
+    def __init__(
+        self,
+        sites: Sites = "relu",
+        *,
+        num_classes: int | None = None,
+        labels: LabelRule | None = None,
+        columns: Sequence[str] = DEFAULT_COLUMNS,
+        sinks: Sequence[Sink] = (),
+        every: int = 1,
+        window: int = 100,
+    ) -> None:
+        super().__init__()
+        self._sites = sites
+        self._num_classes = num_classes
+        self._labels = labels or find_labels
+        self._columns = check_columns(columns)
+        self._sinks = tuple(sinks)
+        self._every = every
+        self._window = window
+        self._trainer: Trainer | None = None
+        self._state: dict[str, Any] | None = None
+        self._probe: Probe | None = None
+        self._loss: Tensor | None = None
+        self._steps = 0
+
+    @property
+    def probe(self) -> Probe | None:
+        """The probe of the last or present training; None before the first."""
+        return self._probe
+
+    def history(self) -> Records:
+        """All records of the last or present training; see `tfc_fast.Probe.history`."""
+        return empty() if self._probe is None else self._probe.history()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Attach the probe."""
+        self._trainer = trainer
+        log = LogSink(self._log, self._columns, max(1, getattr(trainer, "log_every_n_steps", 50)))
+        self._probe = Probe(
+            pl_module,
+            self._sites,
+            num_classes=self._num_classes,
+            every=self._every,
+            window=self._window,
+            sinks=[log, *self._sinks],
+        )
+        if self._state is not None:
+            self._probe.load_state_dict(self._state)
+            self._state = None
+        self._probe.attach()
+        self._steps = trainer.global_step
+        self._loss = None
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Tell the probe the labels."""
+        assert self._probe is not None
+        self._probe.batch(None if self._num_classes is None else self._labels(batch))
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Close the step, if the optimizer has made one."""
+        assert self._probe is not None
+        loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
+        if isinstance(loss, Tensor):
+            # Lightning has divided it by the number of micro-batches.
+            loss = loss.detach()
+            self._loss = loss if self._loss is None else self._loss + loss
+        if trainer.global_step == self._steps:
+            return
+        self._steps = trainer.global_step
+        self._probe.step(loss=self._loss)
+        self._loss = None
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Give the model back as it was."""
+        self._close()
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Give the model back as it was, with all records kept."""
+        self._close()
+
+    def state_dict(self) -> dict[str, Any]:
+        """For Lightning's checkpoints: step and windows of the probe."""
+        return {} if self._probe is None else self._probe.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """From Lightning's checkpoints; takes effect when the training begins."""
+        self._state = state_dict or None
+
+    def _log(self, metrics: Metrics, step: int) -> None:
+        assert self._trainer is not None
+        if self._trainer.is_global_zero:
+            for logger in self._trainer.loggers:
+                logger.log_metrics(metrics, step=step)
+
+    def _close(self) -> None:
+        if self._probe is not None:
+            self._probe.close()

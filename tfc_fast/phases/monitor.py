@@ -1,0 +1,324 @@
+"""`PhaseMonitor`: the phase of a run that is still going on, told as early as it can be known."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+State = Literal["healthy", "collapsing", "stuck", "recovered"]
+
+# As in `first_phase_end`: a level that was held so long is part of the plateau.
+_HOLD_TIME_CONSTANTS = 5
+# A rise counts if it is that many standard errors of the running mean above zero.
+_STANDARD_ERRORS = 4
+
+
+@dataclass(frozen=True)
+class Change:
+    """A change of state.
+
+    Attributes:
+        step: step at which it was known.
+        state: the new state.
+        site: the site whose similarity has risen most, where that decided; else None.
+    """
+
+    step: int
+    state: State
+    site: str | None
+
+
+class PhaseMonitor:
+    """Follows one run step by step and tells its state with what is known so far.
+
+    - `"healthy"`: the first phase is younger than `min_phase` steps, or has ended without alarm,
+      or neither loss nor similarities give cause for one.
+    - `"collapsing"`: the first phase is at least `min_phase` steps old, and the between-class
+      feature similarity of some site has risen by `min_rise` since its start, more than its noise
+      explains (four standard errors).
+    - `"stuck"`: the first phase is at least `patience` steps old, and in the last `patience` steps
+      neither has the loss fallen by a quarter of `drop` nor a similarity risen by a quarter of
+      `min_rise`. A loss that is not finite for `patience` steps in a row counts as not falling.
+    - `"recovered"`: after an alarm (one of the two above) the first phase has ended.
+
+    The first phase lasts as long as the smoothed loss is above its line, which is the one of
+    `first_phase_end`: `drop` under the plateau. It has ended when the loss was below for
+    `1 / (1 - decay)` steps in a row, which is how long this is known late. Similarities are
+    averaged with the same decay; a site's start is its average over the first `1 / (1 - decay)`
+    steps.
+
+    One update costs a few microseconds and the memory does not grow. Feed it with records as they
+    are drained; nothing in it needs every step.
+
+    Args:
+        chance_loss: see `first_phase_end`.
+        decay: of the averages, see `smoothed_loss`.
+        drop: see `first_phase_end`.
+        min_rise: smallest rise of a mean cosine that is an alarm.
+        min_phase: age of the first phase, in steps, before which there is no alarm.
+        patience: steps without progress after which a run counts as stuck.
+
+    Raises:
+        ValueError: an argument is out of range.
+
+    Example:
+        >>> monitor = PhaseMonitor(patience=200)
+        >>> for step in range(300):
+        ...     state = monitor.update(step, 2.3, {"relu": 0.9})
+        >>> state, monitor.since
+        ('stuck', 200)
+    """
+
+    def __init__(
+        self,
+        *,
+        chance_loss: float | None = None,
+        decay: float = 0.95,
+        drop: float = 0.1,
+        min_rise: float = 0.04,
+        min_phase: int = 50,
+        patience: int = 300,
+    ) -> None:
+        if chance_loss is not None and not math.isfinite(chance_loss):
+            raise ValueError(f"chance_loss: {chance_loss} given, a finite number or None is wanted")
+        if not 0.0 <= decay < 1.0:
+            raise ValueError(f"decay: {decay} given, at least 0 and below 1 is wanted")
+        if not 0.0 < drop < 1.0:
+            raise ValueError(f"drop: {drop} given, above 0 and below 1 is wanted")
+        if not min_rise > 0.0:
+            raise ValueError(f"min_rise: {min_rise} given, above 0 is wanted")
+        for name, value in (("min_phase", min_phase), ("patience", patience)):
+            if value < 1:
+                raise ValueError(f"{name}: {value} given, at least 1 step is wanted")
+        self._decay = decay
+        self._drop = drop
+        self._min_rise = min_rise
+        self._min_phase = min_phase
+        self._patience = patience
+        self._loss = _LossLine(decay, drop, chance_loss)
+        self._sites: dict[str, _Similarity] = {}
+        self._first_step: int | None = None
+        self._last_step: int | None = None
+        # What counts as progress is measured from here on.
+        self._progress_step = 0
+        self._progress_loss = math.nan
+        self._progress_rise = 0.0
+        self._changes: list[Change] = []
+        self._ended = False
+
+    @property
+    def state(self) -> State:
+        """The present state."""
+        return self._changes[-1].state if self._changes else "healthy"
+
+    @property
+    def since(self) -> int | None:
+        """Step at which the present state was known; None before the first update."""
+        return self._changes[-1].step if self._changes else self._first_step
+
+    @property
+    def changes(self) -> tuple[Change, ...]:
+        """All changes of state, in order."""
+        return tuple(self._changes)
+
+    def update(
+        self, step: int, loss: float, between: Mapping[str, float] | float | None = None
+    ) -> State:
+        """Take one step.
+
+        Args:
+            step: its number, larger than that of the update before.
+            loss: its loss; NaN and infinite losses are passed over.
+            between: `feature_cos_between` of each site, by name (or of the only site, as a number);
+                NaN and None: not measured.
+
+        Returns:
+            The state, as it is known at this step.
+
+        Raises:
+            ValueError: `step` does not go forward.
+        """
+        if self._last_step is not None and step <= self._last_step:
+            raise ValueError(f"step: {step} given after {self._last_step}, a larger one is wanted")
+        self._last_step = step
+        if self._first_step is None:
+            self._first_step = self._progress_step = step
+        self._loss.add(float(loss))
+        if isinstance(between, Mapping):
+            measured = between
+        else:
+            measured = {} if between is None else {"": float(between)}
+        for site, value in measured.items():
+            if math.isfinite(value):
+                self._sites.setdefault(site, _Similarity(self._decay)).add(float(value))
+        self._judge(step)
+        return self.state
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that `load_state_dict` needs, as plain values."""
+        return {
+            "loss": self._loss.state_dict(),
+            "sites": {name: site.state_dict() for name, site in self._sites.items()},
+            "steps": [self._first_step, self._last_step],
+            "progress": [self._progress_step, self._progress_loss, self._progress_rise],
+            "changes": [[change.step, change.state, change.site] for change in self._changes],
+            "ended": self._ended,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from where `state_dict` was taken, by a monitor of the same arguments.
+
+        Raises:
+            ValueError: the state is damaged.
+        """
+        try:
+            loss = _LossLine(self._decay, self._drop, self._loss.chance_loss)
+            loss.load_state_dict(state["loss"])
+            sites = {}
+            for name, values in state["sites"].items():
+                sites[name] = _Similarity(self._decay)
+                sites[name].load_state_dict(values)
+            first, last = state["steps"]
+            progress = tuple(state["progress"])
+            changes = [Change(*change) for change in state["changes"]]
+            ended = bool(state["ended"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"state: not of a PhaseMonitor ({error!r})") from error
+        self._loss, self._sites, self._changes, self._ended = loss, sites, changes, ended
+        self._first_step, self._last_step = first, last
+        self._progress_step, self._progress_loss, self._progress_rise = progress
+
+    def _judge(self, step: int) -> None:
+        assert self._first_step is not None
+        if self._ended:
+            return
+        if self._loss.is_below_for_good:
+            self._ended = True
+            if self._changes:
+                self._change(step, "recovered", None)
+            return
+        site, rise = self._largest_rise()
+        self._note_progress(step, rise)
+        if self._loss.is_below or self.state == "stuck":
+            return
+        if step - self._progress_step >= self._patience:
+            self._change(step, "stuck", None)
+        elif (
+            self.state == "healthy"
+            and step - self._first_step >= self._min_phase
+            and rise >= self._min_rise
+        ):
+            self._change(step, "collapsing", site)
+
+    def _largest_rise(self) -> tuple[str | None, float]:
+        """Site and rise, of those rises that noise does not explain."""
+        best: tuple[str | None, float] = (None, 0.0)
+        for name, site in self._sites.items():
+            if site.rise > best[1] and site.rise > _STANDARD_ERRORS * site.standard_error:
+                best = (name, site.rise)
+        return best
+
+    def _note_progress(self, step: int, rise: float) -> None:
+        average = self._loss.average
+        fallen = self._progress_loss - average > self._drop / 4 * abs(self._progress_loss)
+        if (math.isnan(self._progress_loss) or fallen) and not math.isnan(average):
+            self._progress_loss, self._progress_step = average, step
+        if rise - self._progress_rise > self._min_rise / 4:
+            self._progress_rise, self._progress_step = rise, step
+
+    def _change(self, step: int, state: State, site: str | None) -> None:
+        self._changes.append(Change(step, state, site))
+
+
+class _LossLine:
+    """The smoothed loss and whether it is below the line of `first_phase_end`, loss by loss."""
+
+    def __init__(self, decay: float, drop: float, chance_loss: float | None) -> None:
+        self.chance_loss = chance_loss
+        self.average = math.nan
+        self._decay = decay
+        self._drop = drop
+        self._hold = math.ceil(_HOLD_TIME_CONSTANTS / (1.0 - decay))
+        self._confirm = math.ceil(1.0 / (1.0 - decay))
+        self._count = 0
+        self._held = math.nan  # highest level held so far
+        self._lowest: deque[tuple[int, float]] = deque()  # candidates for the minimum of the hold
+        self._below = 0  # losses in a row with the average below the line
+
+    def add(self, loss: float) -> None:
+        if not math.isfinite(loss):
+            return
+        first = math.isnan(self.average)
+        self.average = loss if first else self._decay * self.average + (1 - self._decay) * loss
+        if first:
+            self._held = self.average
+        self._count += 1
+        while self._lowest and self._lowest[-1][1] >= self.average:
+            self._lowest.pop()
+        self._lowest.append((self._count, self.average))
+        if self._lowest[0][0] <= self._count - self._hold:
+            self._lowest.popleft()
+        if self._count >= self._hold:
+            self._held = max(self._held, self._lowest[0][1])
+        plateau = self._held if self.chance_loss is None else min(self._held, self.chance_loss)
+        is_below = self.average < plateau - self._drop * abs(plateau)
+        self._below = self._below + 1 if is_below else 0
+
+    @property
+    def is_below(self) -> bool:
+        return self._below > 0
+
+    @property
+    def is_below_for_good(self) -> bool:
+        return self._below >= self._confirm
+
+    def state_dict(self) -> list[Any]:
+        lowest = [list(pair) for pair in self._lowest]
+        return [self.average, self._count, self._held, lowest, self._below]
+
+    def load_state_dict(self, state: list[Any]) -> None:
+        self.average, self._count, self._held, lowest, self._below = state
+        self._lowest = deque((count, value) for count, value in lowest)
+
+
+class _Similarity:
+    """The running mean of a similarity, its start and its noise, value by value."""
+
+    def __init__(self, decay: float) -> None:
+        self._decay = decay
+        self._start_values = math.ceil(1.0 / (1.0 - decay))
+        self._count = 0
+        self._start = 0.0
+        self._average = 0.0
+        self._variance = 0.0  # of single values around their running mean
+
+    def add(self, value: float) -> None:
+        self._count += 1
+        if self._count <= self._start_values:
+            self._start += (value - self._start) / self._count
+        if self._count == 1:
+            self._average = value
+            return
+        off = value - self._average
+        self._average += (1 - self._decay) * off
+        self._variance = self._decay * self._variance + (1 - self._decay) * off * off
+
+    @property
+    def rise(self) -> float:
+        return self._average - self._start if self._count > self._start_values else 0.0
+
+    @property
+    def standard_error(self) -> float:
+        """Of the rise: of a mean over `1 / (1 - decay)` values, and of one with that decay."""
+        weight = (1 - self._decay) / (1 + self._decay) + 1 / self._start_values
+        return math.sqrt(self._variance * weight)
+
+    def state_dict(self) -> list[float]:
+        return [self._count, self._start, self._average, self._variance]
+
+    def load_state_dict(self, state: list[float]) -> None:
+        count, self._start, self._average, self._variance = state
+        self._count = int(count)
