@@ -113,8 +113,8 @@ int kernels_expand_classes(const int64_t* class_ptr, int64_t n, int64_t classes,
 }
 
 int kernels_end_step(double* sites, int64_t num_sites, const int32_t* units, int64_t units_capacity,
-                     const float* loss, const Ring* ring) {
-  return end_step(sites, num_sites, units, units_capacity, loss, *ring, nullptr);
+                     const Loss* loss, const Ring* ring) {
+  return end_step(sites, num_sites, units, units_capacity, *loss, *ring, nullptr);
 }
 
 int kernels_unit_row_gradient(const UnitRowGradient* gradient) {
