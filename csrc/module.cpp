@@ -93,14 +93,21 @@ PYBIND11_MODULE(_C, m) {
       py::arg("x"), py::arg("recorder"), py::arg("site"));
 
   py::class_<Recorder>(m, "Recorder")
-      .def(py::init<int64_t, int64_t, int64_t, int64_t, int64_t, int64_t>(), py::arg("num_sites"),
-           py::arg("num_classes"), py::arg("capacity"), py::arg("window"), py::arg("every"), py::arg("units"))
+      .def(py::init([](int64_t num_sites, int64_t num_classes, int64_t capacity, int64_t window,
+                       int64_t every, int64_t units, std::optional<c10::Device> device) {
+             return tfc::ops::make_recorder({num_sites, num_classes, capacity, window, every, units},
+                                            device.value_or(c10::Device(c10::kCPU)));
+           }),
+           py::arg("num_sites"), py::arg("num_classes"), py::arg("capacity"), py::arg("window"),
+           py::arg("every"), py::arg("units"), py::arg("device") = py::none())
       .def("use_sites", &Recorder::use_sites, py::arg("count"))
       .def("begin_batch", &Recorder::begin_batch, py::arg("labels"))
       .def("end_step", py::overload_cast<const std::optional<at::Tensor>&>(&Recorder::end_step),
            py::arg("loss"))
       .def("end_step", py::overload_cast<double>(&Recorder::end_step), py::arg("loss"))
-      .def("drain", &Recorder::drain)
+      .def("drain", &Recorder::drain, py::arg("wait") = true)
+      .def("take_error", &Recorder::take_error)
+      .def("lost", &Recorder::lost)
       .def("discard_step", &Recorder::discard_step)
       .def("restore", &Recorder::restore, py::arg("step"), py::arg("units"), py::arg("placement"))
       .def("placement", &Recorder::placement)

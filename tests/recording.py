@@ -29,12 +29,19 @@ GRAD_LAYOUTS = LAYOUTS | {
 
 
 def make_recorder(
-    *, num_sites: int = 2, num_classes: int = 0, window: int = 3, every: int = 1, units: int = 4096
+    *,
+    num_sites: int = 2,
+    max_sites: int | None = None,
+    num_classes: int = 0,
+    capacity: int = 16,
+    window: int = 3,
+    every: int = 1,
+    units: int = 4096,
 ) -> _C.Recorder:
     recorder = _C.Recorder(
-        num_sites=num_sites,
+        num_sites=max_sites or num_sites,
         num_classes=num_classes,
-        capacity=16,
+        capacity=capacity,
         window=window,
         every=every,
         units=units,

@@ -102,3 +102,29 @@ def test_a_state_on_meta_is_refused() -> None:
         state = each.state_dict()
         with pytest.raises(ValueError, match=f"^state: {name}: is on meta"):
             each.load_state_dict({**state, name: state[name].to("meta")})
+
+
+def test_rows_of_another_device_are_refused() -> None:
+    # Where there is no GPU, meta stands for it.
+    accumulator, of_features = similarity.CosineAccumulator(3), similarity.FeatureDrift()
+    accumulator.update(X)
+    accumulator._place(torch.device("meta"))
+    of_features.update(X)
+    of_features._ring[0] = X.to("meta")
+    with pytest.raises(
+        ValueError, match=r"^x: on cpu, .* before were on meta; move them, or .*merge"
+    ):
+        accumulator.update(X)
+    with pytest.raises(ValueError, match=r"^features: wanted on meta as before, got on cpu"):
+        of_features.update(X)
+
+
+def test_an_accumulator_lies_where_its_first_rows_are() -> None:
+    accumulator, other = similarity.CosineAccumulator(3), similarity.CosineAccumulator(3)
+    other._place(torch.device("meta"))
+    accumulator.merge(other)
+    assert {part.device.type for part in accumulator._state()} == {"meta"}
+    accumulator.reset()
+    assert {part.device.type for part in accumulator._state()} == {"cpu"}
+    accumulator.update(X)
+    assert int(accumulator.compute().n_rows) == 4

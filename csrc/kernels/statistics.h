@@ -49,14 +49,35 @@ struct BatchSums {
 // Sites lie in a float64 tensor, one row each, so the struct is doubles only.
 constexpr int64_t kSiteDoubles = sizeof(BatchSums) / sizeof(double);
 
+// What is wrong with a batch. The host throws at once; a device, which cannot, leaves the batch out and keeps
+// the first fault until the host reads it.
+enum class BatchFault : int {
+  kNone,
+  kLabelsMissing,  // first: rows of the feature
+  kLabelCount,     // first: labels given, second: rows of the feature
+  kWrongLabel,     // first: row, second: its label
+  kWidthChanged,   // first: units before, second: units now
+  kUnitsBeyond     // first: where the site's units end, second: how many the window buffer holds
+};
+struct FaultRecord {
+  double kind = 0;  // a BatchFault
+  double step = 0, site = 0;
+  double first = 0, second = 0;
+};
+
+// StepHeader::batch_rows where there is no number of labels.
+constexpr double kNoLabels = -1;     // none yet for the current micro-batch
+constexpr double kWrongLabels = -2;  // one was out of range, which is a fault already: leave the batch out
+
 // Row 0 of that tensor.
 struct StepHeader {
-  double enabled;     // 0: kernels leave sites alone in this step
-  double step;        // number of the step being recorded
-  double batch;       // micro-batches begun so far
-  double batch_rows;  // labels given for the current micro-batch; -1: none yet
-  double window;      // steps of dead_window_frac
-  double units_used;  // units placed in the window buffer
+  double enabled;          // 0: kernels leave sites alone in this step
+  double step;             // number of the step being recorded
+  double batch;            // micro-batches begun so far
+  double batch_rows;       // labels given for the current micro-batch, or kNoLabels, kWrongLabels
+  double window;           // steps of dead_window_frac
+  double units_used;       // units placed in the window buffer
+  FaultRecord fault = {};  // the first that a device has found
 };
 static_assert(sizeof(StepHeader) <= sizeof(BatchSums));
 

@@ -215,6 +215,12 @@ PairSquares from_column_products(const UnitRows& centred, const Classes& classes
   }
   const double within = sum(sums.within);
   const double all = sum(sums.between);
+  return less_diagonal(classes, within, all, sizeof(Real) == sizeof(float));
+}
+
+}  // namespace
+
+PairSquares less_diagonal(const Classes& classes, double within, double all, bool in_float) {
   PairSquares squares{within, all - within, 0, 0};
   for (int64_t c = 0; c < classes.valid.classes(); ++c) {
     for (int64_t i = classes.valid.class_ptr[c]; i < classes.valid.class_ptr[c + 1]; ++i) {
@@ -226,13 +232,18 @@ PairSquares from_column_products(const UnitRows& centred, const Classes& classes
     }
   }
   // What is left of differences of large sums is off by their rounding.
-  const double rounding = sizeof(Real) == sizeof(float) ? 1e-6 : 1e-14;
+  const double rounding = in_float ? 1e-6 : 1e-14;
   squares.within_error = rounding * within;
   squares.between_error = rounding * all;
   return squares;
 }
 
-}  // namespace
+bool columns_are_quicker(int64_t rows, int64_t width, int64_t classes) {
+  const auto n = static_cast<double>(rows);
+  const auto d = static_cast<double>(width);
+  // Additions of a class's d x d products cost as much as a few dozen rows more.
+  return n * n * d > (n + 64.0 * static_cast<double>(classes)) * d * d;
+}
 
 PairSquares row_products_in_double(const UnitRows& centred, const Classes& classes) {
   return from_row_products<double>(centred, classes);
@@ -240,12 +251,9 @@ PairSquares row_products_in_double(const UnitRows& centred, const Classes& class
 
 template <typename Real>
 PairSquares products_of(const UnitRows& centred, const Classes& classes) {
-  const auto rows = static_cast<double>(centred.count);
-  const auto width = static_cast<double>(centred.kernel.width);
-  // Additions of a class's d x d products cost as much as a few dozen rows more.
-  const double by_columns = (rows + 64.0 * static_cast<double>(classes.valid.classes())) * width * width;
-  return rows * rows * width <= by_columns ? from_row_products<Real>(centred, classes)
-                                           : from_column_products<Real>(centred, classes);
+  return columns_are_quicker(centred.count, centred.kernel.width, classes.valid.classes())
+             ? from_column_products<Real>(centred, classes)
+             : from_row_products<Real>(centred, classes);
 }
 
 template PairSquares products_of<float>(const UnitRows& centred, const Classes& classes);

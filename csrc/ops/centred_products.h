@@ -15,6 +15,12 @@ struct PairSquares {
   double between_error = 0;
 };
 
+// Whether the d x d products of units cost less than the n x n products of rows.
+bool columns_are_quicker(int64_t rows, int64_t width, int64_t classes);
+
+// From the sums of |C|^2 over the classes and of the sum of all C, multiplied in float or double.
+PairSquares less_diagonal(const Classes& classes, double within, double all, bool in_float);
+
 // From the n x n products of rows: nothing is subtracted there, so it is right for all rows.
 PairSquares row_products_in_double(const UnitRows& centred, const Classes& classes);
 

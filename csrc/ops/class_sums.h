@@ -13,6 +13,10 @@ namespace tfc::ops {
 // non-finite rows, int64 [classes, 3]. Without labels there is one class.
 std::tuple<at::Tensor, at::Tensor> unit_row_sums(const at::Tensor& x, const Grouping& groups);
 
+// Throws unless `t` is a contiguous tensor [classes, width] of that dtype on that device.
+void check_class_state(const at::Tensor& t, at::ScalarType dtype, int64_t classes, int64_t width,
+                       at::Device device, const char* name);
+
 struct SumProducts {
   double all;     // X.Y, with X and Y the sums over all classes
   double within;  // sum over the classes that both have of X_c.Y_c

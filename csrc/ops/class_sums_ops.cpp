@@ -39,23 +39,15 @@ std::tuple<at::Tensor, at::Tensor> unit_row_sums_meta(const at::Tensor& x, const
           at::empty_symint({classes, 3}, x.options().dtype(at::kLong))};
 }
 
-void check_state(const at::Tensor& t, at::ScalarType dtype, int64_t classes, int64_t width,
-                 const char* name) {
-  TORCH_CHECK_VALUE(t.scalar_type() == dtype && t.dim() == 2 && t.size(0) == classes && t.size(1) == width &&
-                        t.is_contiguous() && t.device().is_cpu(),
-                    name, " must be a contiguous ", dtype, " tensor [", classes, ", ", width,
-                    "] on the CPU, got ", t.scalar_type(), " ", t.sizes());
-}
-
 void add_unit_row_sums_cpu(const at::Tensor& x, const std::optional<at::Tensor>& order,
                            const std::optional<at::Tensor>& class_ptr, at::Tensor& sums, at::Tensor& lost,
                            at::Tensor& counts) {
   check_input(x, "add_unit_row_sums");
   const Grouping groups = optional_grouping(order, class_ptr, x, "add_unit_row_sums");
   const int64_t width = row_width(x).expect_int();
-  check_state(sums, at::kDouble, num_classes(class_ptr), width, "add_unit_row_sums: sums");
-  check_state(lost, at::kDouble, num_classes(class_ptr), width, "add_unit_row_sums: lost");
-  check_state(counts, at::kLong, num_classes(class_ptr), 3, "add_unit_row_sums: counts");
+  check_class_state(sums, at::kDouble, num_classes(class_ptr), width, at::kCPU, "add_unit_row_sums: sums");
+  check_class_state(lost, at::kDouble, num_classes(class_ptr), width, at::kCPU, "add_unit_row_sums: lost");
+  check_class_state(counts, at::kLong, num_classes(class_ptr), 3, at::kCPU, "add_unit_row_sums: counts");
   at::assert_no_overlap(sums, lost);
   add_class_sums(
       as_rows(x), groups,
@@ -77,9 +69,9 @@ at::Tensor mean_cosine_of_sums_cpu(const at::Tensor& sums, const at::Tensor& los
                     sums.sizes());
   const int64_t classes = sums.size(0);
   const int64_t width = sums.size(1);
-  check_state(sums, at::kDouble, classes, width, "mean_cosine_of_sums: sums");
-  check_state(lost, at::kDouble, classes, width, "mean_cosine_of_sums: lost");
-  check_state(counts, at::kLong, classes, 3, "mean_cosine_of_sums: counts");
+  check_class_state(sums, at::kDouble, classes, width, at::kCPU, "mean_cosine_of_sums: sums");
+  check_class_state(lost, at::kDouble, classes, width, at::kCPU, "mean_cosine_of_sums: lost");
+  check_class_state(counts, at::kLong, classes, 3, at::kCPU, "mean_cosine_of_sums: counts");
   const at::Tensor total = at::add(sums, lost);
   const double* data = total.const_data_ptr<double>();
   const SumProducts products = products_of_sums(data, classes, data, classes, width);
@@ -113,6 +105,14 @@ at::Tensor mean_cosine_of_sums_meta(const at::Tensor& sums, const at::Tensor&, c
 }
 
 }  // namespace
+
+void check_class_state(const at::Tensor& t, at::ScalarType dtype, int64_t classes, int64_t width,
+                       at::Device device, const char* name) {
+  TORCH_CHECK_VALUE(t.scalar_type() == dtype && t.dim() == 2 && t.size(0) == classes && t.size(1) == width &&
+                        t.is_contiguous() && t.device() == device,
+                    name, " must be a contiguous ", dtype, " tensor [", classes, ", ", width, "] on ", device,
+                    ", got ", t.scalar_type(), " ", t.sizes(), " on ", t.device());
+}
 
 std::tuple<at::Tensor, at::Tensor> unit_row_sums(const at::Tensor& x, const Grouping& groups) {
   const int64_t classes = groups.labelled() ? groups.class_ptr.numel() - 1 : 1;

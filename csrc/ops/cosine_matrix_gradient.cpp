@@ -17,6 +17,7 @@
 
 #include <algorithm>
 
+#include "cosine_matrix.h"
 #include "unit_row_gradient.h"
 #include "unit_rows.h"
 
@@ -28,10 +29,12 @@ using OptionalTensor = std::optional<Tensor>;
 
 constexpr const char* kOp = "cosine_matrix_backward";
 
-void check(const Tensor& grad, const Tensor& x, const OptionalTensor& y) {
+}  // namespace
+
+void check_cosine_matrix_backward(const Tensor& grad, const Tensor& x, const OptionalTensor& y) {
   check_input(x, kOp);
   const Tensor& other = y ? *y : x;
-  const at::ScalarType type = x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+  const at::ScalarType type = cosine_type(x);
   TORCH_CHECK_VALUE(other.scalar_type() == x.scalar_type() && row_width(other) == row_width(x), kOp,
                     ": x and y must have rows of one length and one dtype, got ", x.sym_sizes(), " ",
                     x.scalar_type(), " and ", other.sym_sizes(), " ", other.scalar_type());
@@ -40,6 +43,8 @@ void check(const Tensor& grad, const Tensor& x, const OptionalTensor& y) {
                     kOp, ": grad must be a ", type, " tensor [", x.sym_size(0), ", ", other.sym_size(0),
                     "], got ", grad.scalar_type(), " ", grad.sym_sizes());
 }
+
+namespace {
 
 template <typename Real>
 void pack(const UnitRows& rows, Tensor& out) {
@@ -75,7 +80,7 @@ Units pack_units(const Tensor& x, at::ScalarType type) {
 }
 
 Tensor backward_cpu(const Tensor& grad, const Tensor& x, const OptionalTensor& y) {
-  check(grad, x, y);
+  check_cosine_matrix_backward(grad, x, y);
   // The products are those of the dtype given here, inside torch.autocast as well.
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
   const Units units = pack_units(y ? *y : x, grad.scalar_type());
@@ -89,7 +94,7 @@ Tensor backward_cpu(const Tensor& grad, const Tensor& x, const OptionalTensor& y
 }
 
 Tensor backward_meta(const Tensor& grad, const Tensor& x, const OptionalTensor& y) {
-  check(grad, x, y);
+  check_cosine_matrix_backward(grad, x, y);
   return at::empty_like(x, x.options(), at::MemoryFormat::Contiguous);
 }
 
@@ -104,7 +109,7 @@ Tensor differentiable_backward(const Tensor& grad, const Tensor& x, const Option
   Tensor constant = right.valid.logical_not().t().logical_or(left.valid.logical_not());
   if (!y) {
     weights = weights + weights.t();
-    constant = constant.logical_or(at::eye(x.size(0), at::kBool));
+    constant = constant.logical_or(at::eye(x.size(0), x.options().dtype(at::kBool)));
   }
   return differentiable_gradient(left, at::mm(weights.masked_fill(constant, 0), right.units), x);
 }

@@ -5,19 +5,21 @@
 #include <algorithm>
 
 #include "../kernels/cpu/dispatch.h"
+#include "cosine_matrix.h"
 #include "output.h"
 #include "tiles.h"
 
 namespace tfc::ops {
+
 namespace {
-
 constexpr const char* kOp = "cosine_matrix";
+}
 
-at::ScalarType result_type(const at::Tensor& x) {
+at::ScalarType cosine_type(const at::Tensor& x) {
   return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
 }
 
-void check_sides(const at::Tensor& x, const std::optional<at::Tensor>& y) {
+void check_cosine_matrix(const at::Tensor& x, const std::optional<at::Tensor>& y) {
   check_input(x, kOp);
   if (!y) return;
   TORCH_CHECK_VALUE(y->dim() >= 1, kOp, ": y must have at least one dimension (rows), got a scalar");
@@ -30,9 +32,7 @@ void check_sides(const at::Tensor& x, const std::optional<at::Tensor>& y) {
                     y->sym_sizes(), ")");
 }
 
-void check_out(const at::Tensor& x, const std::optional<at::Tensor>& y, const at::Tensor& out) {
-  check_output(kOp, out, result_type(x), x, y ? *y : x);
-}
+namespace {
 
 // Writes the tiles of one thread to where they belong.
 template <typename Real>
@@ -107,26 +107,26 @@ void compute(const at::Tensor& x, const std::optional<at::Tensor>& y, const at::
 }
 
 at::Tensor cosine_matrix_meta(const at::Tensor& x, const std::optional<at::Tensor>& y) {
-  check_sides(x, y);
+  check_cosine_matrix(x, y);
   return at::empty_symint({x.sym_size(0), y ? y->sym_size(0) : x.sym_size(0)},
-                          x.options().dtype(result_type(x)));
+                          x.options().dtype(cosine_type(x)));
 }
 
 at::Tensor cosine_matrix_cpu(const at::Tensor& x, const std::optional<at::Tensor>& y) {
-  check_sides(x, y);
-  at::Tensor out = at::empty({x.size(0), y ? y->size(0) : x.size(0)}, x.options().dtype(result_type(x)));
+  check_cosine_matrix(x, y);
+  at::Tensor out = at::empty({x.size(0), y ? y->size(0) : x.size(0)}, x.options().dtype(cosine_type(x)));
   compute(x, y, out);
   return out;
 }
 
 void cosine_matrix_out_meta(const at::Tensor& x, const std::optional<at::Tensor>& y, const at::Tensor& out) {
-  check_sides(x, y);
-  check_out(x, y, out);
+  check_cosine_matrix(x, y);
+  check_output(kOp, out, cosine_type(x), x, y ? *y : x);
 }
 
 void cosine_matrix_out_cpu(const at::Tensor& x, const std::optional<at::Tensor>& y, const at::Tensor& out) {
-  check_sides(x, y);
-  check_out(x, y, out);
+  check_cosine_matrix(x, y);
+  check_output(kOp, out, cosine_type(x), x, y ? *y : x);
   check_memory(kOp, out, x, "x");
   if (y) check_memory(kOp, out, *y, "y");
   compute(x, y, out);

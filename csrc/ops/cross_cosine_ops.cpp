@@ -10,6 +10,7 @@
 #include "../kernels/cpu/dispatch.h"
 #include "../kernels/statistics.h"
 #include "class_sums.h"
+#include "cross_cosine.h"
 #include "measure.h"
 
 namespace tfc::ops {
@@ -66,19 +67,12 @@ Side sum_side(const at::Tensor& x, const Grouping& groups) {
   return {sums, counts, groups.labelled()};
 }
 
-void check_sides(const at::Tensor& x, const at::Tensor& y) {
-  check_input(x, "cross_cosine");
-  check_input(y, "cross_cosine");
-  TORCH_CHECK_VALUE(row_width(y) == row_width(x), "cross_cosine: rows of y must be as long as those of x, ",
-                    row_width(x), " entries, got shapes ", x.sym_sizes(), " and ", y.sym_sizes());
-}
-
 // -> [9] float64: cosine all, within, between; of x: rows that took part, zero rows, non-finite rows;
 // of y the same.
 at::Tensor cross_cosine_cpu(const at::Tensor& x, const OptionalTensor& x_order,
                             const OptionalTensor& x_class_ptr, const at::Tensor& y,
                             const OptionalTensor& y_order, const OptionalTensor& y_class_ptr) {
-  check_sides(x, y);
+  check_crossed(x, y);
   Grouping x_groups = optional_grouping(x_order, x_class_ptr, x, "cross_cosine");
   Grouping y_groups = optional_grouping(y_order, y_class_ptr, y, "cross_cosine");
   leave_out_empty_classes(x_groups, y_groups);
@@ -109,22 +103,11 @@ at::Tensor cross_cosine_cpu(const at::Tensor& x, const OptionalTensor& x_order,
 
 at::Tensor cross_cosine_meta(const at::Tensor& x, const OptionalTensor&, const OptionalTensor&,
                              const at::Tensor& y, const OptionalTensor&, const OptionalTensor&) {
-  check_sides(x, y);
+  check_crossed(x, y);
   return at::empty({9}, x.options().dtype(at::kDouble));
 }
 
 // ---- row i with row i ------------------------------------------------------------------------
-
-void check_pair(const at::Tensor& x, const at::Tensor& y) {
-  check_input(x, "paired_cosine");
-  TORCH_CHECK_TYPE(y.scalar_type() == x.scalar_type(), "paired_cosine: y must have the dtype of x, ",
-                   x.scalar_type(), ", got ", y.scalar_type());
-  TORCH_CHECK_VALUE(y.device() == x.device(), "paired_cosine: y must be on the device of x, ", x.device(),
-                    ", got ", y.device());
-  TORCH_CHECK_VALUE(y.dim() >= 1 && y.sym_size(0) == x.sym_size(0) && row_width(y) == row_width(x),
-                    "paired_cosine: y must have as many rows as x, and as long ones, got shapes ",
-                    x.sym_sizes(), " and ", y.sym_sizes());
-}
 
 // In blocks, so that the error grows with the length of a block and the number of blocks, not of pairs.
 double sum_measured(const std::vector<cpu::PairState>& states, const double* cosines) {
@@ -143,7 +126,7 @@ double sum_measured(const std::vector<cpu::PairState>& states, const double* cos
 // -> cosines [n] float64; [4] float64: their mean; pairs measured, pairs with a zero row, with a
 // non-finite one.
 std::tuple<at::Tensor, at::Tensor> paired_cosine_cpu(const at::Tensor& x, const at::Tensor& y) {
-  check_pair(x, y);
+  check_paired(x, y);
   const at::Tensor left = as_rows(x);
   const at::Tensor right = as_rows(y);
   const int64_t rows = left.size(0);
@@ -169,12 +152,33 @@ std::tuple<at::Tensor, at::Tensor> paired_cosine_cpu(const at::Tensor& x, const 
 }
 
 std::tuple<at::Tensor, at::Tensor> paired_cosine_meta(const at::Tensor& x, const at::Tensor& y) {
-  check_pair(x, y);
+  check_paired(x, y);
   const auto options = x.options().dtype(at::kDouble);
   return {at::empty_symint({x.sym_size(0)}, options), at::empty({4}, options)};
 }
 
 }  // namespace
+
+void check_crossed(const at::Tensor& x, const at::Tensor& y) {
+  check_input(x, "cross_cosine");
+  check_input(y, "cross_cosine");
+  TORCH_CHECK_VALUE(y.device() == x.device(), "cross_cosine: y must be on the device of x, ", x.device(),
+                    ", got ", y.device());
+  TORCH_CHECK_VALUE(row_width(y) == row_width(x), "cross_cosine: rows of y must be as long as those of x, ",
+                    row_width(x), " entries, got shapes ", x.sym_sizes(), " and ", y.sym_sizes());
+}
+
+void check_paired(const at::Tensor& x, const at::Tensor& y) {
+  check_input(x, "paired_cosine");
+  TORCH_CHECK_TYPE(y.scalar_type() == x.scalar_type(), "paired_cosine: y must have the dtype of x, ",
+                   x.scalar_type(), ", got ", y.scalar_type());
+  TORCH_CHECK_VALUE(y.device() == x.device(), "paired_cosine: y must be on the device of x, ", x.device(),
+                    ", got ", y.device());
+  TORCH_CHECK_VALUE(y.dim() >= 1 && y.sym_size(0) == x.sym_size(0) && row_width(y) == row_width(x),
+                    "paired_cosine: y must have as many rows as x, and as long ones, got shapes ",
+                    x.sym_sizes(), " and ", y.sym_sizes());
+}
+
 }  // namespace tfc::ops
 
 TORCH_LIBRARY_FRAGMENT(tfc_fast, m) {

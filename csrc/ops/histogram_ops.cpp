@@ -7,13 +7,19 @@
 #include <mutex>
 
 #include "../kernels/cpu/dispatch.h"
+#include "histogram.h"
 #include "tiles.h"
 
 namespace tfc::ops {
-namespace {
 
-// float32 cells of that many are still wider than the error of a cosine.
-constexpr int64_t kMostBins = int64_t{1} << 16;
+void check_bins(int64_t bins) {
+  // float32 cells of that many are still wider than the error of a cosine.
+  constexpr int64_t kMostBins = int64_t{1} << 16;
+  TORCH_CHECK_VALUE(bins >= 1 && bins <= kMostBins, "cosine_histogram: bins must be 1 ... ", kMostBins,
+                    ", got ", bins);
+}
+
+namespace {
 
 // Counts the tiles of one thread, and adds them up at the end.
 template <typename Real>
@@ -68,11 +74,6 @@ void count_pairs(const UnitRows& rows, const ValidRows& valid, int64_t bins, int
   std::mutex mutex;
   for_each_tile<Real>(rows, rows, /*triangle=*/true,
                       [&] { return TileCounter<Real>(valid, bins, totals, mutex, count); });
-}
-
-void check_bins(int64_t bins) {
-  TORCH_CHECK_VALUE(bins >= 1 && bins <= kMostBins, "cosine_histogram: bins must be 1 ... ", kMostBins,
-                    ", got ", bins);
 }
 
 // -> counts [2, bins] of pairs of rows of the same class (without labels: of all rows) and of different

@@ -10,16 +10,19 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/arange.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
+#include <ATen/ops/where.h>
 #include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
 #include <algorithm>
 #include <vector>
 
+#include "class_labels.h"
+#include "mean_cosine_gradient.h"
 #include "unit_row_gradient.h"
 
 namespace tfc::ops {
@@ -61,15 +64,14 @@ struct Factors {
   Number own;
 };
 
+double per_pair(double grad, double pairs) { return pairs > 0 ? 2 * grad / pairs : 0; }
+Tensor per_pair(const Tensor& grad, const Tensor& pairs) {
+  return at::where(pairs > 0, 2 * grad / pairs.clamp_min(1), at::zeros_like(pairs));
+}
+
 template <typename Number>
-Factors<Number> factors(const Number& all, const Number& within, const Number& between, double all_pairs,
-                        double within_pairs, bool labelled) {
-  const auto per_pair = [](const Number& grad, double pairs) -> Number {
-    if constexpr (std::is_same_v<Number, double>)
-      return pairs > 0 ? 2 * grad / pairs : 0;
-    else
-      return pairs > 0 ? 2 * grad / pairs : at::zeros({}, at::kDouble);
-  };
+Factors<Number> factors(const Number& all, const Number& within, const Number& between,
+                        const Number& all_pairs, const Number& within_pairs, bool labelled) {
   const Number of_all = per_pair(all, all_pairs);
   if (!labelled) return {of_all, of_all * 0};
   const Number of_between = per_pair(between, all_pairs - within_pairs);
@@ -99,15 +101,10 @@ void sums_to_weights(double* sums, int64_t classes, int64_t width, const Factors
   });
 }
 
-void check_grad(const Tensor& grad) {
-  TORCH_CHECK_VALUE(grad.scalar_type() == at::kDouble && grad.dim() == 1 && grad.sym_size(0) == 6, kOp,
-                    ": grad must be a float64 tensor [6], got ", grad.scalar_type(), " ", grad.sym_sizes());
-}
-
 Tensor backward_cpu(const Tensor& grad, const Tensor& x, const OptionalTensor& order,
                     const OptionalTensor& class_ptr) {
   check_input(x, kOp);
-  check_grad(grad);
+  check_mean_cosine_grad(grad);
   const Grouping groups = without_empty_classes(optional_grouping(order, class_ptr, x, kOp));
   const int64_t classes = num_classes(groups);
   const Tensor rows = as_rows(x);
@@ -125,33 +122,36 @@ Tensor backward_cpu(const Tensor& grad, const Tensor& x, const OptionalTensor& o
 }
 
 Tensor backward_meta(const Tensor& grad, const Tensor& x, const OptionalTensor&, const OptionalTensor&) {
-  check_grad(grad);
+  check_mean_cosine_grad(grad);
   return at::empty_like(x, x.options(), at::MemoryFormat::Contiguous);
 }
 
 // ---- autograd --------------------------------------------------------------------------------
 
-// The same gradient in operations that autograd follows, for derivatives of it.
-Tensor differentiable_backward(const Tensor& grad, const Tensor& x, const Grouping& all_groups) {
-  const Grouping groups = without_empty_classes(all_groups);
-  const int64_t classes = num_classes(groups);
-  Tensor label = at::zeros({x.size(0)}, at::kLong);
+// The same gradient in operations that autograd follows, for derivatives of it, on any device. Rows are added
+// to their class by index_put: index_add is not deterministic on CUDA.
+Tensor differentiable_backward(const Tensor& grad, const Tensor& x, const Grouping& groups) {
+  const int64_t n = x.size(0);
+  Tensor label = at::zeros({n}, x.options().dtype(at::kLong));
+  int64_t classes = 1;
   if (groups.labelled()) {
-    const int64_t* order = groups.order.const_data_ptr<int64_t>();
-    const std::vector<int64_t> in_order = labels_in_order(groups);
-    int64_t* of_row = label.mutable_data_ptr<int64_t>();
-    for (size_t i = 0; i < in_order.size(); ++i) of_row[order[i]] = in_order[i];
+    Tensor class_ptr = groups.class_ptr;
+    if (class_ptr.numel() - 1 > n) class_ptr = compact_class_ptrs({{class_ptr, n}})[0];
+    classes = class_ptr.numel() - 1;
+    label.index_copy_(0, groups.order.slice(0, 0, n), classes_in_order(class_ptr, n));
   }
+  const c10::List<OptionalTensor> of_class({label});
+  const auto sums_by_class = [&](const Tensor& values) {
+    return at::zeros({classes, values.size(1)}, values.options()).index_put(of_class, values, true);
+  };
   const DifferentiableUnitRows rows = differentiable_unit_rows(x);
-  const Tensor valid = rows.valid.to(at::kDouble);
-  const Tensor class_rows = at::zeros({classes, 1}, at::kDouble).index_add(0, label, valid);
-  const double valid_rows = class_rows.sum().item<double>();
-  const double within_pairs = (class_rows * (class_rows - 1)).sum().item<double>();
-  const Tensor sums = at::zeros({classes, rows.units.size(1)}, at::kDouble).index_add(0, label, rows.units);
+  const Tensor class_rows = sums_by_class(rows.valid.to(at::kDouble));
+  const Tensor valid_rows = class_rows.sum();
+  const Tensor sums = sums_by_class(rows.units);
   const Factors<Tensor> by = factors<Tensor>(grad[0], grad[1], grad[2], valid_rows * (valid_rows - 1),
-                                             within_pairs, groups.labelled());
+                                             (class_rows * (class_rows - 1)).sum(), groups.labelled());
   const Tensor weights = by.total * sums.sum(0, /*keepdim=*/true) + by.own * sums;
-  return differentiable_gradient(rows, weights.index_select(0, label), x);
+  return differentiable_gradient(rows, weights.index(of_class), x);
 }
 
 Tensor call_mean_cosine(const Tensor& x, const OptionalTensor& order, const OptionalTensor& class_ptr) {
@@ -202,6 +202,12 @@ Tensor mean_cosine_autograd(const Tensor& x, const OptionalTensor& order, const 
 }
 
 }  // namespace
+
+void check_mean_cosine_grad(const Tensor& grad) {
+  TORCH_CHECK_VALUE(grad.scalar_type() == at::kDouble && grad.dim() == 1 && grad.sym_size(0) == 6, kOp,
+                    ": grad must be a float64 tensor [6], got ", grad.scalar_type(), " ", grad.sym_sizes());
+}
+
 }  // namespace tfc::ops
 
 TORCH_LIBRARY_FRAGMENT(tfc_fast, m) {

@@ -4,6 +4,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <optional>
+#include <string>
 #include <string_view>
 
 #include "../kernels/cpu/passes.h"
@@ -39,6 +40,7 @@ cpu::Scalar scalar_of(at::ScalarType type);
 // 0 ... num_classes - 1.
 void check_labels(const at::Tensor& labels, int64_t num_classes, std::string_view name);
 void check_label_range(const at::Tensor& labels, int64_t num_classes, std::string_view name);
+std::string wrong_label_text(int64_t row, int64_t label, int64_t num_classes, std::string_view name);
 
 // Counting sort of contiguous int64 labels [n] into order [>= n] and class_ptr [num_classes + 1];
 // a label outside 0 ... num_classes - 1 throws, naming the argument, before anything is written.

@@ -5,6 +5,8 @@
 // gradient. Those are ops of their own, with the mutation in their schema, so that torch.compile
 // traces through the autograd nodes below and keeps the calls.
 //
+// All state is on the device of the model. Kernels for others than the CPU: csrc/ops/cuda/probe_ops.cpp.
+//
 //   sites      float64 [1 + sites, kSiteDoubles]  row 0: StepHeader; row 1 + site: BatchSums
 //   units      int32   [2, capacity]              step at which a unit was last open / last shut
 //   order      int64   [>= n]                     rows sorted by class
@@ -19,10 +21,12 @@
 #include <torch/custom_class.h>
 #include <torch/library.h>
 
+#include <array>
 #include <chrono>
 #include <limits>
 
 #include "../kernels/cpu/summary.h"
+#include "batch_faults.h"
 #include "measure.h"
 #include "probe_ops.h"
 
@@ -45,6 +49,8 @@ class Clock {
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
 };
 
+}  // namespace
+
 void check_state(const Tensor& sites, const Tensor& units, int64_t site, const char* op) {
   TORCH_CHECK_VALUE(sites.scalar_type() == at::kDouble && sites.dim() == 2 && sites.size(1) == kSiteDoubles &&
                         sites.is_contiguous(),
@@ -63,6 +69,13 @@ void check_pair(const Tensor& grad, const Tensor& feature, const char* op) {
                     feature.sizes(), " differ in shape");
 }
 
+bool can_fuse(const Tensor& grad, const Tensor& result) {
+  return grad.is_contiguous() && result.is_contiguous() && grad.scalar_type() == result.scalar_type() &&
+         is_supported(result.scalar_type());
+}
+
+namespace {
+
 // The state of one step as the kernels see it.
 struct Recording {
   StepHeader& header;
@@ -79,16 +92,17 @@ Recording open_recording(Tensor& sites, Tensor& units, int64_t site, int64_t wid
                       {}};
   StepHeader& header = recording.header;
   BatchSums& sums = recording.site;
-  TORCH_CHECK_VALUE(sums.units_begin < 0 || sums.width == width, "site ", site, " had ", sums.width,
-                    " units before and has ", width, " now; the width of a watched feature must not change");
+  TORCH_CHECK_VALUE(sums.units_begin < 0 || sums.width == width,
+                    fault_text(BatchFault::kWidthChanged, site, static_cast<int64_t>(sums.width), width, 0));
   sums.width = static_cast<double>(width);
   const int64_t capacity = units.size(1);
   if (sums.units_begin < 0 && header.units_used + width <= capacity) {
     sums.units_begin = header.units_used;
     header.units_used += width;
   }
-  TORCH_CHECK_VALUE(sums.units_begin < 0 || sums.units_begin + width <= capacity, "units: has room for ",
-                    capacity, " units, but the units of site ", site, " end at ", sums.units_begin + width);
+  const int64_t end = static_cast<int64_t>(sums.units_begin) + width;
+  TORCH_CHECK_VALUE(sums.units_begin < 0 || end <= capacity,
+                    fault_text(BatchFault::kUnitsBeyond, site, end, capacity, 0));
   if (sums.units_begin >= 0) {
     int32_t* last_open = units.mutable_data_ptr<int32_t>() + static_cast<int64_t>(sums.units_begin);
     recording.units = {last_open, last_open + capacity, static_cast<int32_t>(header.step)};
@@ -102,12 +116,11 @@ bool is_enabled(const Tensor& sites) {
 
 void check_batch(const Recording& recording, const Grouping& groups, const Tensor& feature) {
   if (!groups.labelled()) return;
-  TORCH_CHECK_VALUE(recording.header.batch_rows >= 0 && recording.site.last_batch != recording.header.batch,
-                    "labels are missing: call probe.batch(labels=...) once for each forward and backward, "
-                    "before backward(); or make the Probe without num_classes");
-  TORCH_CHECK_VALUE(recording.header.batch_rows == feature.size(0), "probe.batch(labels=...) was given ",
-                    recording.header.batch_rows, " labels, but a watched feature has ", feature.size(0),
-                    " rows (shape ", feature.sizes(), "); give one label per row");
+  const auto labels = static_cast<int64_t>(recording.header.batch_rows);
+  TORCH_CHECK_VALUE(labels >= 0 && recording.site.last_batch != recording.header.batch,
+                    fault_text(BatchFault::kLabelsMissing, 0, 0, 0, 0));
+  TORCH_CHECK_VALUE(labels == feature.size(0),
+                    fault_text(BatchFault::kLabelCount, 0, labels, feature.size(0), 0, feature.sizes()));
 }
 
 void record(cpu::Job job, const Tensor& grad, const Tensor& feature, Tensor grad_in, const Tensor& order,
@@ -137,13 +150,6 @@ void tap_backward_cpu(const Tensor& grad, const Tensor& feature, const Tensor& o
   record(cpu::Job::kPair, same, feature, {}, order, class_ptr, sites, units, site);
 }
 
-// Other layouts (channels last, expanded gradients) keep the strides that ReLU's own backward would
-// give, so that what is computed from grad_in next is bit for bit the same.
-bool can_fuse(const Tensor& grad, const Tensor& result) {
-  return grad.is_contiguous() && result.is_contiguous() && grad.scalar_type() == result.scalar_type() &&
-         is_supported(result.scalar_type());
-}
-
 Tensor relu_probe_backward_cpu(const Tensor& grad, const Tensor& result, const Tensor& order,
                                const Tensor& class_ptr, Tensor& sites, Tensor& units, int64_t site) {
   check_state(sites, units, site, "relu_probe_backward");
@@ -169,20 +175,31 @@ bool owns_alone(const Tensor& grad) {
   return grad.use_count() == 1 && grad.storage().use_count() == 1 && !grad.is_view();
 }
 
-// The memory of `grad` becomes grad_in; empty where that cannot be, and then nothing has happened.
-std::optional<Tensor> relu_probe_backward_in_place(const Tensor& grad, const Tensor& result,
-                                                   const Tensor& order, const Tensor& class_ptr,
-                                                   Tensor& sites, Tensor& units, int64_t site) {
+bool relu_probe_backward_in_place_cpu(const Tensor& grad, const Tensor& result, const Tensor& order,
+                                      const Tensor& class_ptr, Tensor& sites, Tensor& units, int64_t site) {
   const bool full = result.scalar_type() == at::kFloat || result.scalar_type() == at::kDouble;
-  if (!full || !grad.is_cpu() || !result.is_cpu() || at::isTensorSubclassLike(grad) ||
-      at::isTensorSubclassLike(result) || c10::impl::TorchDispatchModeTLS::any_modes_set() ||
-      !is_enabled(sites) || grad.sizes() != result.sizes() || result.dim() < 1 || !can_fuse(grad, result) ||
-      !owns_alone(grad)) {
-    return std::nullopt;
-  }
-  check_state(sites, units, site, "relu_probe_backward");
+  if (!full || !is_enabled(sites)) return false;
   record(cpu::Job::kReluBackward, grad, result, grad, order, class_ptr, sites, units, site);
-  return grad;
+  return true;
+}
+
+constinit std::array<BackwardInPlace, c10::COMPILE_TIME_MAX_DEVICE_TYPES> backward_in_place = {
+    relu_probe_backward_in_place_cpu};
+static_assert(static_cast<int>(c10::DeviceType::CPU) == 0);
+
+// Whether the memory of `grad` has become grad_in; if not, nothing has happened.
+bool relu_probe_backward_in_place(const Tensor& grad, const Tensor& result, const Tensor& order,
+                                  const Tensor& class_ptr, Tensor& sites, Tensor& units, int64_t site) {
+  if (at::isTensorSubclassLike(grad) || at::isTensorSubclassLike(result) ||
+      c10::impl::TorchDispatchModeTLS::any_modes_set() || grad.device() != sites.device() ||
+      result.device() != sites.device() || grad.sizes() != result.sizes() || result.dim() < 1 ||
+      !can_fuse(grad, result) || !owns_alone(grad)) {
+    return false;
+  }
+  const BackwardInPlace backward = backward_in_place[static_cast<size_t>(sites.device().type())];
+  if (backward == nullptr) return false;
+  check_state(sites, units, site, "relu_probe_backward");
+  return backward(grad, result, order, class_ptr, sites, units, site);
 }
 
 Tensor relu_probe_forward(const Tensor& x, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
@@ -279,9 +296,7 @@ Tensor record_identity(const Tensor& grad, const Tensor& feature, const Tensor& 
 
 Tensor fused_relu_backward(const Tensor& grad, const Tensor& result, const Tensor& order,
                            const Tensor& class_ptr, Tensor& sites, Tensor& units, int64_t site) {
-  if (auto grad_in = relu_probe_backward_in_place(grad, result, order, class_ptr, sites, units, site)) {
-    return *grad_in;
-  }
+  if (relu_probe_backward_in_place(grad, result, order, class_ptr, sites, units, site)) return grad;
   return call_relu_probe_backward(grad, result, order, class_ptr, sites, units, site);
 }
 
@@ -336,6 +351,10 @@ Tensor tap_autograd(const Tensor& x, const Tensor& sites, const Tensor& units, c
 }
 
 }  // namespace
+
+void register_backward_in_place(c10::DeviceType device, BackwardInPlace backward) {
+  backward_in_place[static_cast<size_t>(device)] = backward;
+}
 
 Tensor relu_probe_inplace(Tensor x, const Tensor& sites, const Tensor& units, const Tensor& order,
                           const Tensor& class_ptr, int64_t site) {

@@ -1,4 +1,5 @@
-// The probe's ops, called through the dispatcher; arguments as in probe_ops.cpp.
+// The probe's ops, called through the dispatcher, and what they share between devices; arguments as in
+// probe_ops.cpp.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -10,6 +11,23 @@
 namespace tfc::ops {
 
 constexpr int64_t kNonfiniteIndex = offsetof(BatchSums, nonfinite) / sizeof(double);
+
+// Throw, naming the op.
+void check_state(const at::Tensor& sites, const at::Tensor& units, int64_t site, const char* op);
+void check_pair(const at::Tensor& grad, const at::Tensor& feature, const char* op);
+
+// Whether one kernel can record the batch and write grad_in. Other layouts (channels last, expanded
+// gradients) keep the strides that ReLU's own backward would give, so that what is computed from grad_in
+// next is bit for bit the same.
+bool can_fuse(const at::Tensor& grad, const at::Tensor& result);
+
+// Backward of relu_probe that writes grad_in into the memory of `grad`, of which nobody else knows; false:
+// not for this batch, and nothing has happened. One per type of device; without one, the op makes a new
+// tensor.
+using BackwardInPlace = bool (*)(const at::Tensor& grad, const at::Tensor& result, const at::Tensor& order,
+                                 const at::Tensor& class_ptr, at::Tensor& sites, at::Tensor& units,
+                                 int64_t site);
+void register_backward_in_place(c10::DeviceType device, BackwardInPlace backward);
 
 at::Tensor relu_probe(const at::Tensor& x, const at::Tensor& sites, const at::Tensor& units,
                       const at::Tensor& order, const at::Tensor& class_ptr, int64_t site);

@@ -3,10 +3,10 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/set.h>
-#include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <limits>
 
@@ -19,11 +19,127 @@ namespace {
 // A unit that was never open (shut) is so for every window.
 constexpr int32_t kNever = std::numeric_limits<int32_t>::min();
 
-int64_t now() {
+StepHeader& header_of(const at::Tensor& sites) {
+  return *reinterpret_cast<StepHeader*>(sites.mutable_data_ptr<double>());
+}
+
+BatchSums& site_of(const at::Tensor& sites, int64_t index) {
+  return *reinterpret_cast<BatchSums*>(sites.mutable_data_ptr<double>() + (1 + index) * kSiteDoubles);
+}
+
+}  // namespace
+
+// ---- what all recorders share ------------------------------------------------------------------
+
+Recorder::Recorder(const RecorderShape& shape, c10::Device device)
+    : shape_(shape),
+      sites(first_sites().to(device)),
+      units(at::full({2, std::max<int64_t>(1, shape.units)}, kNever,
+                     at::TensorOptions(device).dtype(at::kInt))),
+      order(at::zeros({shape.num_classes > 0 ? 1 : 0}, at::TensorOptions(device).dtype(at::kLong))),
+      class_ptr(at::zeros({shape.num_classes > 0 ? shape.num_classes + 1 : 0},
+                          at::TensorOptions(device).dtype(at::kLong))) {}
+
+// On the host: the first step is recorded, no site has a place.
+at::Tensor Recorder::first_sites() const {
+  TORCH_CHECK_VALUE(shape_.num_sites >= 1 && shape_.num_classes >= 0 && shape_.capacity >= 1 &&
+                        shape_.window >= 1 && shape_.every >= 1,
+                    "recorder: sites, capacity, window and every must be at least 1");
+  at::Tensor first =
+      at::zeros({1 + shape_.num_sites, kSiteDoubles}, at::TensorOptions(at::kCPU).dtype(at::kDouble));
+  for (int64_t i = 0; i < shape_.num_sites; ++i) site_of(first, i) = BatchSums{};
+  header_of(first) = {1, 1, 0, kNoLabels, static_cast<double>(shape_.window), 0};
+  return first;
+}
+
+void Recorder::use_sites(int64_t count) {
+  TORCH_CHECK_VALUE(count >= active_ && count <= shape_.num_sites, "sites: wanted ", active_, " ... ",
+                    shape_.num_sites, ", got ", count);
+  active_ = count;
+}
+
+void Recorder::check_labels_given(const std::optional<at::Tensor>& labels) const {
+  TORCH_CHECK_VALUE(labels.has_value(),
+                    "labels: wanted one label per row, since the probe has num_classes=", shape_.num_classes);
+  check_labels(*labels, shape_.num_classes, "labels");
+}
+
+void Recorder::check_loss(const at::Tensor& loss) {
+  TORCH_CHECK_VALUE(loss.numel() == 1, "loss: wanted one number, got shape ", loss.sizes(),
+                    "; give its mean");
+}
+
+at::Tensor Recorder::new_units(int64_t capacity) const {
+  return at::full({2, capacity}, kNever, units.options());
+}
+
+int64_t Recorder::now() {
   return std::chrono::duration_cast<std::chrono::nanoseconds>(
              std::chrono::steady_clock::now().time_since_epoch())
       .count();
 }
+
+void Recorder::count_step(int64_t start) {
+  const int64_t end = now();
+  count_probe_time(static_cast<double>(end - start));
+  if (last_end_ != 0) {
+    overhead_.step_seconds += static_cast<double>(end - last_end_) * 1e-9;
+    overhead_.steps += 1;
+  } else {
+    overhead_.probe_seconds = 0;  // the first step has no beginning to measure from
+  }
+  last_end_ = end;
+}
+
+int64_t Recorder::step() const {
+  return static_cast<int64_t>(header_of(sites.narrow(0, 0, 1).cpu()).step) - 1;
+}
+
+at::Tensor Recorder::placement() const {
+  const at::Tensor on_host = sites.cpu();
+  at::Tensor out = at::empty({shape_.num_sites, 2}, at::TensorOptions(at::kCPU).dtype(at::kLong));
+  int64_t* row = out.mutable_data_ptr<int64_t>();
+  for (int64_t i = 0; i < shape_.num_sites; ++i, row += 2) {
+    row[0] = static_cast<int64_t>(site_of(on_host, i).units_begin);
+    row[1] = static_cast<int64_t>(site_of(on_host, i).width);
+  }
+  return out;
+}
+
+void Recorder::restore(int64_t step, const at::Tensor& saved_units, const at::Tensor& saved_placement) {
+  const int64_t num_sites = shape_.num_sites;
+  TORCH_CHECK_VALUE(step >= 0, "step: wanted 0 or more, got ", step);
+  TORCH_CHECK_VALUE(
+      saved_units.scalar_type() == at::kInt && saved_units.dim() == 2 && saved_units.size(0) == 2,
+      "units: wanted int32 [2, capacity], got ", saved_units.scalar_type(), " ", saved_units.sizes());
+  TORCH_CHECK_VALUE(saved_placement.scalar_type() == at::kLong && saved_placement.dim() == 2 &&
+                        saved_placement.size(0) == num_sites && saved_placement.size(1) == 2,
+                    "placement: wanted int64 [", num_sites, ", 2], got ", saved_placement.scalar_type(), " ",
+                    saved_placement.sizes(), "; was the state saved by a probe with the same sites?");
+  const at::Tensor placed = saved_placement.cpu().contiguous();
+  const int64_t* row = placed.const_data_ptr<int64_t>();
+  const at::Tensor restored = first_sites();
+  int64_t used = 0;
+  for (int64_t i = 0; i < num_sites; ++i) {
+    const int64_t begin = row[2 * i], width = row[2 * i + 1];
+    TORCH_CHECK_VALUE(begin >= -1 && width >= 0 && begin + width <= saved_units.size(1), "placement: site ",
+                      i, " has units ", begin, " + ", width, " of ", saved_units.size(1));
+    if (begin >= 0) used = std::max(used, begin + width);
+    site_of(restored, i).units_begin = static_cast<double>(begin);
+    site_of(restored, i).width = static_cast<double>(width);
+  }
+  StepHeader& header = header_of(restored);
+  header.step = static_cast<double>(step + 1);
+  header.enabled = step % shape_.every == 0;
+  header.units_used = static_cast<double>(used);
+  units.set_(saved_units.to(units.device(), at::kInt, /*non_blocking=*/false, /*copy=*/true).contiguous());
+  sites.copy_(restored);
+  restart(step, placed);
+}
+
+// ---- the recorder in host memory ---------------------------------------------------------------
+
+namespace {
 
 void reset(BatchSums& site) {
   BatchSums fresh;
@@ -32,96 +148,80 @@ void reset(BatchSums& site) {
   site = fresh;
 }
 
-}  // namespace
+class HostRecorder final : public Recorder {
+ public:
+  HostRecorder(const RecorderShape& shape, c10::Device device)
+      : Recorder(shape, device),
+        ring_(at::empty({shape.capacity, shape.num_sites, kColumns}, sites.options())),
+        ring_step_(shape.capacity),
+        ring_loss_(shape.capacity) {}
 
-Recorder::Recorder(int64_t num_sites, int64_t num_classes, int64_t capacity, int64_t window, int64_t every,
-                   int64_t units_capacity)
-    : sites(at::zeros({1 + num_sites, kSiteDoubles}, at::kDouble)),
-      units(at::full({2, std::max<int64_t>(1, units_capacity)}, kNever, at::kInt)),
-      order(at::empty({num_classes > 0 ? 1 : 0}, at::kLong)),
-      class_ptr(at::zeros({num_classes > 0 ? num_classes + 1 : 0}, at::kLong)),
-      num_sites_(num_sites),
-      num_classes_(num_classes),
-      capacity_(capacity),
-      every_(every) {
-  TORCH_CHECK_VALUE(num_sites >= 1 && num_classes >= 0 && capacity >= 1 && window >= 1 && every >= 1,
-                    "recorder: sites, capacity, window and every must be at least 1");
-  ring_ = at::empty({capacity, num_sites, kColumns}, at::kDouble);
-  ring_step_.resize(capacity);
-  ring_loss_.resize(capacity);
-  for (int64_t i = 0; i < num_sites; ++i) site(i) = BatchSums{};
-  header() = {1, 1, 0, -1, static_cast<double>(window), 0};
-}
+  void begin_batch(const std::optional<at::Tensor>& labels) override;
+  bool has_recorded(int64_t index) const override {
+    return site(index).batches > 0 && site(index).last_batch == header().batch;
+  }
+  void use_sites(int64_t count) override;
+  bool end_step(double loss) override;
+  bool end_step(const std::optional<at::Tensor>& loss) override;
+  std::tuple<at::Tensor, at::Tensor, at::Tensor> drain(bool wait) override;
+  void discard_step() override;
 
-StepHeader& Recorder::header() const {
-  return *reinterpret_cast<StepHeader*>(sites.mutable_data_ptr<double>());
-}
+ private:
+  void restart(int64_t, const at::Tensor&) override { used_ = 0; }
+  // Sites that stayed without window statistics because the buffer was full get room.
+  void make_room();
+  StepHeader& header() const { return header_of(sites); }
+  BatchSums& site(int64_t index) const { return site_of(sites, index); }
 
-BatchSums& Recorder::site(int64_t index) const {
-  return *reinterpret_cast<BatchSums*>(sites.mutable_data_ptr<double>() + (1 + index) * kSiteDoubles);
-}
+  int64_t used_ = 0;  // steps in the ring
+  at::Tensor ring_;   // [capacity, sites, columns]
+  std::vector<int64_t> ring_step_;
+  std::vector<double> ring_loss_;
+};
 
-void Recorder::use_sites(int64_t count) {
-  TORCH_CHECK_VALUE(count >= active_ && count <= num_sites_, "sites: wanted ", active_, " ... ", num_sites_,
-                    ", got ", count);
+void HostRecorder::use_sites(int64_t count) {
+  const int64_t before = active();
+  Recorder::use_sites(count);
   // Steps in the ring were recorded without the new sites.
   for (int64_t step = 0; step < used_; ++step) {
-    for (int64_t i = active_; i < count; ++i) {
-      ring_.mutable_data_ptr<double>()[(step * num_sites_ + i) * kColumns + kNumRows] = kNotMeasured;
+    for (int64_t i = before; i < count; ++i) {
+      ring_.mutable_data_ptr<double>()[(step * shape().num_sites + i) * kColumns + kNumRows] = kNotMeasured;
     }
   }
-  active_ = count;
 }
 
-void Recorder::begin_batch(const std::optional<at::Tensor>& labels) {
+void HostRecorder::begin_batch(const std::optional<at::Tensor>& labels) {
   const int64_t start = now();
-  if (num_classes_ > 0 && header().enabled != 0) {
-    TORCH_CHECK_VALUE(labels.has_value(),
-                      "labels: wanted one label per row, since the probe has num_classes=", num_classes_);
-    TORCH_CHECK_VALUE(labels->dim() == 1, "labels: wanted one label per row, shape [n], got shape ",
-                      labels->sizes());
-    TORCH_CHECK_TYPE(at::isIntegralType(labels->scalar_type(), /*includeBool=*/false),
-                     "labels: wanted an integer dtype, got ", labels->scalar_type());
+  if (shape().num_classes > 0 && header().enabled != 0) {
+    check_labels_given(labels);
     // Labels as they usually come are read where they lie: between two matrix products every call into
     // torch runs with cold caches and costs microseconds.
     const bool usual = labels->scalar_type() == at::kLong && labels->is_cpu() && labels->is_contiguous();
     const at::Tensor wide = usual ? *labels : labels->detach().to(at::kCPU, at::kLong).contiguous();
     if (wide.numel() > order.numel()) order.resize_({wide.numel()});
-    group_labels_into(wide, num_classes_, order, class_ptr);
+    group_labels_into(wide, shape().num_classes, order, class_ptr);
     header().batch_rows = static_cast<double>(wide.numel());
   }
   header().batch += 1;
-  overhead_.probe_seconds += static_cast<double>(now() - start) * 1e-9;
+  count_probe_time(static_cast<double>(now() - start));
 }
 
-bool Recorder::has_recorded(int64_t index) const {
-  return site(index).batches > 0 && site(index).last_batch == header().batch;
+bool HostRecorder::end_step(const std::optional<at::Tensor>& loss) {
+  if (!loss.has_value()) return end_step(kNotMeasured);
+  check_loss(*loss);
+  const bool usual = loss->is_cpu() && loss->scalar_type() == at::kFloat;
+  return end_step(usual ? *loss->const_data_ptr<float>() : loss->item<double>());
 }
 
-namespace {
-
-double number(const at::Tensor& loss) {
-  TORCH_CHECK_VALUE(loss.numel() == 1, "loss: wanted one number, got shape ", loss.sizes(),
-                    "; give its mean");
-  if (loss.is_cpu() && loss.scalar_type() == at::kFloat) return *loss.const_data_ptr<float>();
-  return loss.item<double>();
-}
-
-}  // namespace
-
-bool Recorder::end_step(const std::optional<at::Tensor>& loss) {
-  return end_step(loss.has_value() ? number(*loss) : kNotMeasured);
-}
-
-bool Recorder::end_step(double loss) {
+bool HostRecorder::end_step(double loss) {
   const int64_t start = now();
   StepHeader& head = header();
-  const bool record = head.enabled != 0;
-  if (record) {
-    TORCH_CHECK(used_ < capacity_, "the ring of ", capacity_, " steps is full: drain() was not called");
-    double* row = ring_.mutable_data_ptr<double>() + used_ * num_sites_ * kColumns;
+  if (head.enabled != 0) {
+    TORCH_CHECK(used_ < shape().capacity, "the ring of ", shape().capacity,
+                " steps is full: drain() was not called");
+    double* row = ring_.mutable_data_ptr<double>() + used_ * shape().num_sites * kColumns;
     double kernel_nanoseconds = 0;
-    for (int64_t i = 0; i < active_; ++i, row += kColumns) {
+    for (int64_t i = 0; i < active(); ++i, row += kColumns) {
       BatchSums& sums = site(i);
       if (sums.batches == 0) {
         row[kNumRows] = kNotMeasured;
@@ -138,92 +238,59 @@ bool Recorder::end_step(double loss) {
     ring_step_[used_] = static_cast<int64_t>(head.step);
     ring_loss_[used_] = loss;
     ++used_;
-    overhead_.probe_seconds += kernel_nanoseconds * 1e-9;
+    count_probe_time(kernel_nanoseconds);
   }
-  head.enabled = static_cast<int64_t>(head.step) % every_ == 0;  // step numbers start at 1
+  head.enabled = static_cast<int64_t>(head.step) % shape().every == 0;  // step numbers start at 1
   head.step += 1;
-  head.batch_rows = -1;
-  const int64_t end = now();
-  overhead_.probe_seconds += static_cast<double>(end - start) * 1e-9;
-  if (last_end_ != 0) {
-    overhead_.step_seconds += static_cast<double>(end - last_end_) * 1e-9;
-    overhead_.steps += 1;
-  } else {
-    overhead_.probe_seconds = 0;  // the first step has no beginning to measure from
-  }
-  last_end_ = end;
+  head.batch_rows = kNoLabels;
+  count_step(start);
   make_room();
-  return 2 * used_ >= capacity_;
+  return 2 * used_ >= shape().capacity;
 }
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor> Recorder::drain() {
-  const at::Tensor values = ring_.narrow(0, 0, used_).narrow(1, 0, active_).clone();
-  at::Tensor steps = at::empty({used_}, at::kLong);
-  at::Tensor losses = at::empty({used_}, at::kDouble);
+std::tuple<at::Tensor, at::Tensor, at::Tensor> HostRecorder::drain(bool) {
+  const at::Tensor values = ring_.narrow(0, 0, used_).narrow(1, 0, active()).clone();
+  at::Tensor steps = at::empty({used_}, order.options());
+  at::Tensor losses = at::empty({used_}, sites.options());
   std::copy_n(ring_step_.begin(), used_, steps.mutable_data_ptr<int64_t>());
   std::copy_n(ring_loss_.begin(), used_, losses.mutable_data_ptr<double>());
   used_ = 0;
   return {values, steps, losses};
 }
 
-void Recorder::discard_step() {
-  for (int64_t i = 0; i < active_; ++i) reset(site(i));
-  header().batch_rows = -1;
+void HostRecorder::discard_step() {
+  for (int64_t i = 0; i < active(); ++i) reset(site(i));
+  header().batch_rows = kNoLabels;
 }
 
-int64_t Recorder::step() const { return static_cast<int64_t>(header().step) - 1; }
-
-at::Tensor Recorder::placement() const {
-  at::Tensor out = at::empty({num_sites_, 2}, at::kLong);
-  int64_t* row = out.mutable_data_ptr<int64_t>();
-  for (int64_t i = 0; i < num_sites_; ++i, row += 2) {
-    row[0] = static_cast<int64_t>(site(i).units_begin);
-    row[1] = static_cast<int64_t>(site(i).width);
-  }
-  return out;
-}
-
-void Recorder::restore(int64_t step, const at::Tensor& saved_units, const at::Tensor& saved_placement) {
-  TORCH_CHECK_VALUE(step >= 0, "step: wanted 0 or more, got ", step);
-  TORCH_CHECK_VALUE(
-      saved_units.scalar_type() == at::kInt && saved_units.dim() == 2 && saved_units.size(0) == 2,
-      "units: wanted int32 [2, capacity], got ", saved_units.scalar_type(), " ", saved_units.sizes());
-  TORCH_CHECK_VALUE(saved_placement.scalar_type() == at::kLong && saved_placement.dim() == 2 &&
-                        saved_placement.size(0) == num_sites_ && saved_placement.size(1) == 2,
-                    "placement: wanted int64 [", num_sites_, ", 2], got ", saved_placement.scalar_type(), " ",
-                    saved_placement.sizes(), "; was the state saved by a probe with the same sites?");
-  const at::Tensor placed = saved_placement.contiguous();
-  const int64_t* row = placed.const_data_ptr<int64_t>();
-  int64_t used = 0;
-  for (int64_t i = 0; i < num_sites_; ++i) {
-    const int64_t begin = row[2 * i], width = row[2 * i + 1];
-    TORCH_CHECK_VALUE(begin >= -1 && width >= 0 && begin + width <= saved_units.size(1), "placement: site ",
-                      i, " has units ", begin, " + ", width, " of ", saved_units.size(1));
-    if (begin >= 0) used = std::max(used, begin + width);
-  }
-  units.set_(saved_units.clone(at::MemoryFormat::Contiguous));
-  for (int64_t i = 0; i < num_sites_; ++i) {
-    site(i) = BatchSums{};
-    site(i).units_begin = static_cast<double>(row[2 * i]);
-    site(i).width = static_cast<double>(row[2 * i + 1]);
-  }
-  header().step = static_cast<double>(step + 1);
-  header().enabled = step % every_ == 0;
-  header().batch_rows = -1;
-  header().units_used = static_cast<double>(used);
-  used_ = 0;
-}
-
-void Recorder::make_room() {
+void HostRecorder::make_room() {
   int64_t missing = 0;
-  for (int64_t i = 0; i < active_; ++i) {
+  for (int64_t i = 0; i < active(); ++i) {
     if (site(i).units_begin < 0) missing += static_cast<int64_t>(site(i).width);
   }
   if (missing == 0) return;
   const int64_t used = static_cast<int64_t>(header().units_used);
-  at::Tensor larger = at::full({2, used + 2 * missing}, kNever, at::kInt);
+  at::Tensor larger = new_units(used + 2 * missing);
   larger.narrow(1, 0, used).copy_(units.narrow(1, 0, used));
   units.set_(larger);
+}
+
+std::unique_ptr<Recorder> make_host_recorder(const RecorderShape& shape, c10::Device device) {
+  return std::make_unique<HostRecorder>(shape, device);
+}
+
+constinit std::array<MakeRecorder, c10::COMPILE_TIME_MAX_DEVICE_TYPES> makers = {make_host_recorder};
+static_assert(static_cast<int>(c10::DeviceType::CPU) == 0);
+
+}  // namespace
+
+void register_recorder(c10::DeviceType type, MakeRecorder make) { makers[static_cast<size_t>(type)] = make; }
+
+std::unique_ptr<Recorder> make_recorder(const RecorderShape& shape, c10::Device device) {
+  const MakeRecorder make = makers[static_cast<size_t>(device.type())];
+  TORCH_CHECK_VALUE(make != nullptr, "device: this build of tfc_fast has no recorder for ", device,
+                    "; `tfc-fast info` says what it was built for");
+  return make(shape, device);
 }
 
 }  // namespace tfc::ops

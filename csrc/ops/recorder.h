@@ -1,13 +1,18 @@
 // The recorder of one probe: the tensors that the probe's ops write, and the ring of finished steps.
 //
 // Per step: begin_batch (labels in), the backward ops add to `sites`, end_step turns each site that
-// was seen into one row of the ring. drain copies the rows out and empties the ring.
+// was seen into one row of the ring. drain brings the rows to the host.
+//
+// There is one for the host's memory (recorder.cpp), and one whose state lies on a device and which never
+// waits for it but to be drained (cuda/recorder.cpp).
 #pragma once
 
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <memory>
 #include <optional>
+#include <string>
 #include <tuple>
 #include <vector>
 
@@ -15,61 +20,96 @@
 
 namespace tfc::ops {
 
+struct RecorderShape {
+  int64_t num_sites;
+  int64_t num_classes;  // 0: no labels
+  int64_t capacity;     // steps of the ring
+  int64_t window, every;
+  int64_t units;  // room for that many units in the window buffer at first
+};
+
 class Recorder {
  public:
-  // num_classes 0: no labels. `units`: room for that many units in the window buffer at first.
-  Recorder(int64_t num_sites, int64_t num_classes, int64_t capacity, int64_t window, int64_t every,
-           int64_t units);
+  virtual ~Recorder() = default;
 
   // Labels [n] of the next backward.
-  void begin_batch(const std::optional<at::Tensor>& labels);
+  virtual void begin_batch(const std::optional<at::Tensor>& labels) = 0;
   // Whether a backward of this micro-batch has been through the site.
-  bool has_recorded(int64_t site) const;
+  virtual bool has_recorded(int64_t site) const = 0;
 
   // Sites 0 ... count - 1 are in use; the others are not looked at.
-  void use_sites(int64_t count);
+  virtual void use_sites(int64_t count);
 
   // Closes the step; true when the ring should be drained.
-  bool end_step(double loss);
-  bool end_step(const std::optional<at::Tensor>& loss);  // of one element
+  virtual bool end_step(double loss) = 0;
+  virtual bool end_step(const std::optional<at::Tensor>& loss) = 0;  // of one element
 
   // values [steps, sites in use, columns] (NaN in the row count: site not seen in that step), step numbers
-  // [steps] and losses [steps].
-  std::tuple<at::Tensor, at::Tensor, at::Tensor> drain();
+  // [steps] and losses [steps]. Without `wait` a device gives what the drain before has begun to copy.
+  virtual std::tuple<at::Tensor, at::Tensor, at::Tensor> drain(bool wait) = 0;
+  // What was found wrong with a batch since it was asked last, if that was not thrown; known once drained.
+  virtual std::optional<std::string> take_error() { return std::nullopt; }
+  // Steps that later ones have overwritten before they were drained, so far.
+  virtual int64_t lost() const { return 0; }
 
   // Forgets what the open step has gathered (a step that failed half way).
-  void discard_step();
+  virtual void discard_step() = 0;
 
+  // These wait for a device.
   int64_t step() const;  // steps closed so far
   void restore(int64_t step, const at::Tensor& units, const at::Tensor& placement);
   // Per site: where its units begin (-1: nowhere) and how many they are, int64 [sites, 2].
   at::Tensor placement() const;
 
   struct Overhead {
-    double probe_seconds;  // begin_batch, end_step and the backward kernels with ReLU's own work in them
-    double step_seconds;   // between the ends of steps
+    // begin_batch and end_step on the host; on the CPU also the backward kernels, with ReLU's own work in
+    // them.
+    double probe_seconds;
+    double step_seconds;  // between the ends of steps
     int64_t steps;
   };
   Overhead overhead() const { return overhead_; }
 
+ private:
+  const RecorderShape shape_;
+
+ public:
   // The same tensors for the life of the recorder, since nodes of a graph hold them from forward to
   // backward: they grow in place.
   const at::Tensor sites, units, order, class_ptr;
 
- private:
-  // Sites that stayed without window statistics because the buffer was full get room.
-  void make_room();
-  StepHeader& header() const;
-  BatchSums& site(int64_t index) const;
+ protected:
+  Recorder(const RecorderShape& shape, c10::Device device);
 
-  int64_t num_sites_, num_classes_, capacity_, every_;
-  int64_t active_ = 0;  // sites in use
-  int64_t used_ = 0;    // steps in the ring
-  at::Tensor ring_;     // [capacity, sites, columns]
-  std::vector<int64_t> ring_step_;
-  std::vector<double> ring_loss_;
+  const RecorderShape& shape() const { return shape_; }
+  int64_t active() const { return active_; }  // sites in use
+
+  // Throws unless labels are there and are whole numbers [n].
+  void check_labels_given(const std::optional<at::Tensor>& labels) const;
+  static void check_loss(const at::Tensor& loss);
+
+  // A window buffer in which no unit was ever open or shut, on the device of the recorder.
+  at::Tensor new_units(int64_t capacity) const;
+  // Begins with empty hands at what restore has put into `sites`; placement: int64 [sites, 2] on the host.
+  virtual void restart(int64_t step, const at::Tensor& placement) = 0;
+
+  static int64_t now();  // ns
+  void count_probe_time(double nanoseconds) { overhead_.probe_seconds += nanoseconds * 1e-9; }
+  // end_step, begun at `start`, is done.
+  void count_step(int64_t start);
+
+ private:
+  at::Tensor first_sites() const;
+
+  int64_t active_ = 0;
   Overhead overhead_{0, 0, 0};
   int64_t last_end_ = 0;  // clock at the end of the last step, ns; 0: none
 };
+
+// The recorder for a device; throws where this build has none.
+std::unique_ptr<Recorder> make_recorder(const RecorderShape& shape, c10::Device device);
+
+using MakeRecorder = std::unique_ptr<Recorder> (*)(const RecorderShape& shape, c10::Device device);
+void register_recorder(c10::DeviceType type, MakeRecorder make);
 
 }  // namespace tfc::ops

@@ -20,32 +20,11 @@
 #include <cmath>
 #include <limits>
 
-#include "centred_products.h"
+#include "spread.h"
 #include "tiles.h"
 
 namespace tfc::ops {
 namespace {
-
-// Number, mean and sum of squares about the mean of some values.
-struct Moments {
-  double count = 0;
-  double mean = 0;
-  double squares = 0;
-
-  void add(const Moments& other) {
-    if (other.count == 0) return;
-    const double total = count + other.count;
-    const double apart = other.mean - mean;
-    squares += other.squares + apart * apart * (count * other.count / total);
-    mean += apart * (other.count / total);
-    count = total;
-  }
-  // A single value has no spread, whatever rounding has left of it.
-  double deviation() const {
-    if (count == 0) return std::numeric_limits<double>::quiet_NaN();
-    return count == 1 ? 0 : std::sqrt(std::max(0.0, squares) / count);
-  }
-};
 
 // Of the distances of m_c.m_e from 1, over pairs of rows.
 Moments between_means(const Classes& classes, int64_t width) {
@@ -78,6 +57,22 @@ Moments between_means(const Classes& classes, int64_t width) {
   return between;
 }
 
+}  // namespace
+
+void Moments::add(const Moments& other) {
+  if (other.count == 0) return;
+  const double total = count + other.count;
+  const double apart = other.mean - mean;
+  squares += other.squares + apart * apart * (count * other.count / total);
+  mean += apart * (other.count / total);
+  count = total;
+}
+
+double Moments::deviation() const {
+  if (count == 0) return std::numeric_limits<double>::quiet_NaN();
+  return count == 1 ? 0 : std::sqrt(std::max(0.0, squares) / count);
+}
+
 Moments within_means(const Classes& classes) {
   Moments within;
   for (int64_t c = 0; c < classes.valid.classes(); ++c) {
@@ -93,9 +88,38 @@ Moments within_means(const Classes& classes) {
   return within;
 }
 
-struct Spread {
-  Moments within, between;
-};
+void Spread::add_products(bool in_float, const ProductsOf& products_of) {
+  // Both count each pair once, the products twice.
+  const auto off = [](const Moments& moments, double products, double error) {
+    return moments.count > 1 && error > 1e-3 * (2 * moments.squares + std::max(0.0, products));
+  };
+  const auto too_coarse = [&](const PairSquares& products) {
+    return off(within, products.within, products.within_error) ||
+           off(between, products.between, products.between_error);
+  };
+  PairSquares products = products_of.quickest(in_float);
+  if (in_float && too_coarse(products)) products = products_of.quickest(false);
+  if (too_coarse(products)) products = products_of.rows_in_double();
+  within.squares += std::max(0.0, products.within) / 2;
+  if (between.count > 0) between.squares += std::max(0.0, products.between) / 2;
+}
+
+at::Tensor Spread::values(const ValidRows& valid, bool labelled) const {
+  Moments all = within;
+  all.add(between);
+  const Moments none;
+  at::Tensor out = at::empty({6}, at::kDouble);
+  double* values = out.mutable_data_ptr<double>();
+  values[0] = all.deviation();
+  values[1] = (labelled ? within : none).deviation();
+  values[2] = (labelled ? between : none).deviation();
+  values[3] = static_cast<double>(valid.count());
+  values[4] = static_cast<double>(valid.zero);
+  values[5] = static_cast<double>(valid.nonfinite);
+  return out;
+}
+
+namespace {
 
 Spread spread_of(const UnitRows& rows, const ValidRows& valid) {
   const Classes classes = describe(rows, valid);
@@ -103,22 +127,12 @@ Spread spread_of(const UnitRows& rows, const ValidRows& valid) {
   Spread spread;
   spread.within = within_means(classes);
   if (valid.classes() > 1) spread.between = between_means(classes, rows.kernel.width);
-
-  // Both count each pair once, the products twice.
-  const auto off = [](const Moments& moments, double products, double error) {
-    return moments.count > 1 && error > 1e-3 * (2 * moments.squares + std::max(0.0, products));
+  ProductsOf products;
+  products.quickest = [&](bool in_float) {
+    return in_float ? products_of<float>(centred, classes) : products_of<double>(centred, classes);
   };
-  const auto too_coarse = [&](const PairSquares& products) {
-    return off(spread.within, products.within, products.within_error) ||
-           off(spread.between, products.between, products.between_error);
-  };
-  const bool in_float = rows.scalar != cpu::Scalar::kFloat64;
-  PairSquares products =
-      in_float ? products_of<float>(centred, classes) : products_of<double>(centred, classes);
-  if (in_float && too_coarse(products)) products = products_of<double>(centred, classes);
-  if (too_coarse(products)) products = row_products_in_double(centred, classes);
-  spread.within.squares += std::max(0.0, products.within) / 2;
-  if (valid.classes() > 1) spread.between.squares += std::max(0.0, products.between) / 2;
+  products.rows_in_double = [&] { return row_products_in_double(centred, classes); };
+  spread.add_products(rows.scalar != cpu::Scalar::kFloat64, products);
   return spread;
 }
 
@@ -134,18 +148,7 @@ at::Tensor cosine_spread_cpu(const at::Tensor& x, const std::optional<at::Tensor
   chosen.kernel.order = valid.order.data();
   chosen.count = valid.count();
   const Spread spread = valid.count() > 1 ? spread_of(chosen, valid) : Spread{};
-  Moments all = spread.within;
-  all.add(spread.between);
-  const Moments none;
-  at::Tensor out = at::empty({6}, at::kDouble);
-  double* values = out.mutable_data_ptr<double>();
-  values[0] = all.deviation();
-  values[1] = (groups.labelled() ? spread.within : none).deviation();
-  values[2] = (groups.labelled() ? spread.between : none).deviation();
-  values[3] = static_cast<double>(valid.count());
-  values[4] = static_cast<double>(valid.zero);
-  values[5] = static_cast<double>(valid.nonfinite);
-  return out;
+  return spread.values(valid, groups.labelled());
 }
 
 at::Tensor cosine_spread_meta(const at::Tensor& x, const std::optional<at::Tensor>&,

@@ -87,9 +87,14 @@ void check_label_range(const at::Tensor& labels, int64_t num_classes, std::strin
   const int64_t* label = labels.const_data_ptr<int64_t>();
   const int64_t rows = labels.numel();
   for (int64_t i = 0; i < rows; ++i) {
-    TORCH_CHECK_VALUE(label[i] >= 0 && label[i] < num_classes, name, ": row ", i, " has label ", label[i],
-                      ", wanted 0 ... ", num_classes - 1, " (num_classes=", num_classes, ")");
+    TORCH_CHECK_VALUE(label[i] >= 0 && label[i] < num_classes,
+                      wrong_label_text(i, label[i], num_classes, name));
   }
+}
+
+std::string wrong_label_text(int64_t row, int64_t label, int64_t num_classes, std::string_view name) {
+  return c10::str(name, ": row ", row, " has label ", label, ", wanted 0 ... ", num_classes - 1,
+                  " (num_classes=", num_classes, ")");
 }
 
 void group_labels_into(const at::Tensor& labels, int64_t num_classes, const at::Tensor& order,

@@ -47,14 +47,14 @@ void check_no_tangent(const at::Tensor& x, const char* op) {
 DifferentiableUnitRows differentiable_unit_rows(const at::Tensor& x) {
   const at::Tensor rows = x.reshape({x.size(0), row_width(x).expect_int()}).to(at::kDouble);
   if (rows.numel() == 0) {
-    const at::Tensor none = at::zeros({x.size(0), 1}, at::kDouble);
+    const at::Tensor none = at::zeros({x.size(0), 1}, rows.options());
     return {rows, none, none.to(at::kBool)};
   }
   const at::Tensor largest = rows.detach().abs().amax(1, /*keepdim=*/true);
   const at::Tensor valid = largest.isfinite().logical_and(largest > 0);
   // Squares neither under- nor overflow in rows whose largest entry is 1.
-  const at::Tensor one = at::scalar_tensor(1.0, at::kDouble);
-  const at::Tensor zero = at::scalar_tensor(0.0, at::kDouble);
+  const at::Tensor one = at::scalar_tensor(1.0, rows.options());
+  const at::Tensor zero = at::scalar_tensor(0.0, rows.options());
   const at::Tensor scale = at::where(valid, largest, one);
   const at::Tensor scaled = at::where(valid, rows, zero) / scale;
   const at::Tensor lengths = at::where(valid, scaled.square().sum(1, /*keepdim=*/true), one).sqrt();
@@ -65,7 +65,7 @@ at::Tensor differentiable_gradient(const DifferentiableUnitRows& rows, const at:
                                    const at::Tensor& x) {
   const at::Tensor along = (rows.units * weights).sum(1, /*keepdim=*/true);
   const at::Tensor gradient = (weights - rows.units * along) / rows.lengths;
-  const at::Tensor zero = at::scalar_tensor(0.0, at::kDouble);
+  const at::Tensor zero = at::scalar_tensor(0.0, gradient.options());
   return at::where(rows.valid, gradient, zero).to(x.scalar_type()).reshape(x.sizes());
 }
 

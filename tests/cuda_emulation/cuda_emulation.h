@@ -161,6 +161,10 @@ T atomicExch(T* address, std::type_identity_t<T> value) {
 }
 
 inline float __uint_as_float(unsigned bits) { return tfc::emulation::from_bits<float>(bits); }
+inline unsigned __float_as_uint(float value) { return static_cast<unsigned>(tfc::emulation::to_bits(value)); }
+inline long long __double_as_longlong(double value) {
+  return static_cast<long long>(tfc::emulation::to_bits(value));
+}
 inline double __hiloint2double(int high, int low) {
   return tfc::emulation::from_bits<double>(static_cast<uint64_t>(static_cast<uint32_t>(high)) << 32 |
                                            static_cast<uint32_t>(low));
@@ -191,6 +195,21 @@ inline float half_bits_to_float(uint16_t half) {
   }
   const uint32_t wide = exponent == 31 ? 0x7f800000u : (exponent + 112) << 23;
   return __uint_as_float(sign | wide | mantissa << 13);
+}
+
+// Float to IEEE half, to nearest even.
+inline uint16_t float_to_half_bits(float value) {
+  const auto sign = static_cast<uint16_t>(__float_as_uint(value) >> 16 & 0x8000u);
+  const double magnitude = std::fabs(static_cast<double>(value));
+  if (std::isnan(value)) return 0x7fff;
+  if (magnitude >= 65520) return static_cast<uint16_t>(sign | 0x7c00u);
+  // In units of the last place; what rounds up to the next exponent carries into it.
+  int exponent = 0;
+  std::frexp(magnitude, &exponent);
+  exponent = magnitude == 0 || exponent < -13 ? -13 : exponent;
+  const auto units = static_cast<unsigned>(std::nearbyint(std::ldexp(magnitude, 11 - exponent)));
+  const unsigned bits = (static_cast<unsigned>(exponent + 13) << 10) + units;
+  return static_cast<uint16_t>(sign | bits);
 }
 
 }  // namespace tfc::cuda

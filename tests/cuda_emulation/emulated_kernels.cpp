@@ -1,7 +1,12 @@
 // What the tests call through ctypes: the launchers of csrc/kernels/cuda with flat arguments, and kernels
 // that do on purpose what the emulation must find.
+#include "centred_rows.h"
+#include "cosine_tile.h"
 #include "device.cuh"
+#include "elements.cuh"
 #include "launchers.h"
+#include "unit_row_gradient.h"
+#include "unit_rows.h"
 
 using namespace tfc;
 using namespace tfc::cuda;
@@ -108,13 +113,41 @@ int kernels_expand_classes(const int64_t* class_ptr, int64_t n, int64_t classes,
 }
 
 int kernels_end_step(double* sites, int64_t num_sites, const int32_t* units, int64_t units_capacity,
-                     const float* loss, const Ring* ring) {
-  return end_step(sites, num_sites, units, units_capacity, loss, *ring, nullptr);
+                     const Loss* loss, const Ring* ring) {
+  return end_step(sites, num_sites, units, units_capacity, *loss, *ring, nullptr);
+}
+
+int kernels_unit_row_gradient(const UnitRowGradient* gradient) {
+  return unit_row_gradient(*gradient, nullptr);
+}
+
+int kernels_unit_rows(const UnitRows* rows) { return unit_rows(*rows, nullptr); }
+
+int kernels_place_cosines(const CosineTile* tile, void* out, int64_t row_stride, int64_t column_stride) {
+  return place_cosines(*tile, out, row_stride, column_stride, nullptr);
+}
+int kernels_count_cosines(const CosineTile* tile, const int32_t* label_at, int64_t bins, int64_t* counts) {
+  return count_cosines(*tile, label_at, bins, counts, nullptr);
+}
+int kernels_count_rows(const double* factors, int64_t n, int64_t* rows) {
+  return count_rows(factors, n, rows, nullptr);
+}
+
+int kernels_class_means(const ClassedRows* rows, double* means) { return class_means(*rows, means, nullptr); }
+int kernels_centred_rows(const ClassedRows* rows, const CentredRows* centred) {
+  return centred_rows(*rows, *centred, nullptr);
+}
+int64_t kernels_sum_squares_blocks(const CosineTile* tile) { return sum_squares_blocks(*tile); }
+int kernels_sum_squares(const CosineTile* tile, const int32_t* label, const double* shifts,
+                        double* partials) {
+  return sum_squares(*tile, label, shifts, partials, nullptr);
 }
 
 int64_t kernels_site_doubles() { return kSiteDoubles; }
 
 float kernels_half_to_float(uint16_t bits) { return half_bits_to_float(bits); }
+uint16_t kernels_float_to_half(float value) { return float_to_half_bits(value); }
+uint16_t kernels_to_bfloat16(double value) { return Element<BFloat16>::rounded(value); }
 
 int emulation_run_faulty(int fault, float* values, int count) {
   return TFC_LAUNCH(faulty, (dim3{1, 1, 1}), (dim3{64, 1, 1}), 0, nullptr, static_cast<Fault>(fault), values,

@@ -147,11 +147,13 @@ def _as_argument(value: Any) -> Any:
     return value
 
 
-def _structure(name: str, pointers: str, integers: str = "", more: str = "") -> type:
-    fields = [(field, ctypes.c_void_p) for field in pointers.split()]
-    fields += [(field, ctypes.c_int64) for field in integers.split()]
-    fields += [(field, ctypes.c_void_p) for field in more.split()]
-    return type(name, (ctypes.Structure,), {"_fields_": fields})
+def _structure(name: str, *fields: str) -> type:
+    """Names of pointers, then of integers, then of pointers again and so on."""
+    kinds = (ctypes.c_void_p, ctypes.c_int64)
+    named = [
+        (name, kinds[index % 2]) for index, names in enumerate(fields) for name in names.split()
+    ]
+    return type(name, (ctypes.Structure,), {"_fields_": named})
 
 
 # As in launchers.h and emulated_kernels.cpp.
@@ -160,13 +162,22 @@ Batch: Callable[..., ctypes.Structure] = _structure(
     "feature gradient grad_in",
     "feature_stride gradient_stride grad_in_stride",
     "order class_ptr label_at",
+    "classes",
 )
 Results: Callable[..., ctypes.Structure] = _structure(
-    "Results", "site header last_open last_shut unit_counts"
+    "Results", "site header", "site_index", "units", "units_capacity", "unit_counts"
 )
 Ring: Callable[..., ctypes.Structure] = _structure(
-    "Ring", "values steps losses recorded blocks_ended", "capacity every"
+    "Ring", "values steps losses recorded blocks_ended", "capacity sites every"
 )
+
+
+class Loss(ctypes.Structure):
+    _fields_ = [
+        ("single_at", ctypes.c_void_p),
+        ("double_at", ctypes.c_void_p),
+        ("number", ctypes.c_double),
+    ]
 
 
 class PlanSummary(ctypes.Structure):

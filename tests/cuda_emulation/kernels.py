@@ -13,6 +13,7 @@ from cuda_emulation.emulation import (
     Batch,
     Device,
     Library,
+    Loss,
     PlanSummary,
     Results,
     Ring,
@@ -69,7 +70,7 @@ def group_labels(device: Device, labels: Array, num_classes: int) -> Grouped:
     return Grouped(order, class_ptr, label_at, bool(wrong[0]))
 
 
-def _place_rows(device: Device, x: Tensor, gap: int, offset: int) -> tuple[int, int]:
+def place_rows(device: Device, x: Tensor, gap: int, offset: int) -> tuple[int, int]:
     """Rows `gap` elements apart, the first `offset` elements off alignment; address and stride."""
     rows = bits_of(x)
     padded = np.full((len(rows), rows.shape[1] + gap), -1, rows.dtype)
@@ -92,10 +93,14 @@ def measure(
     gap: int = 0,
     offset: int = 0,
     in_place: bool = False,
+    label_at: bool = True,
     multiprocessors: int = MULTIPROCESSORS,
     shared_bytes: int = SHARED_BYTES,
 ) -> Measured:
-    """One batch through the kernels and the end of its step."""
+    """One batch through the kernels and the end of its step.
+
+    Without `label_at` the kernels look classes up in class_ptr.
+    """
     device = Device(library, seed, skip_barrier)
     n, width = feature.shape
     dtype = feature.dtype
@@ -107,13 +112,13 @@ def measure(
     library.functions.kernels_plan(shape, *room, ctypes.byref(plan))
 
     batch = Batch()
-    batch.feature, batch.feature_stride = _place_rows(device, feature, gap, offset)
+    batch.feature, batch.feature_stride = place_rows(device, feature, gap, offset)
     grad_in = None
     if gradient is not None and in_place:
         batch.gradient, grad_in = device.state(bits_of(gradient))
         batch.grad_in, batch.gradient_stride, batch.grad_in_stride = batch.gradient, width, width
     elif gradient is not None:
-        batch.gradient, batch.gradient_stride = _place_rows(device, gradient, gap, offset)
+        batch.gradient, batch.gradient_stride = place_rows(device, gradient, gap, offset)
         if job == "relu_backward":
             item = np.dtype(bits_of(feature).dtype)
             batch.grad_in, grad_in = device.empty((n, width), item, offset=offset * item.itemsize)
@@ -123,13 +128,14 @@ def measure(
         assert not grouped.wrong
         batch.order = device.place(grouped.order)
         batch.class_ptr = device.place(grouped.class_ptr)
-        batch.label_at = device.place(grouped.label_at)
+        batch.classes = num_classes
+        if label_at:
+            batch.label_at = device.place(grouped.label_at)
     workspace, _ = device.empty((plan.workspace_bytes,), np.uint8)
 
     step = Step(library, device, width)
-    results = Results()
-    results.site, results.header = step.site(0), step.sites_at
-    results.last_open, results.last_shut = step.units_at, step.units_at + 4 * step.units.shape[1]
+    step.sites[0, 2:4] = [1, n]
+    results = step.results(0)
     results.unit_counts, counts = device.empty((2,), np.int64)
     device.call("kernels_measure", shape, *room, batch, ctypes.c_void_p(workspace), results)
     site = step.sites[1].copy()
@@ -159,6 +165,7 @@ class Step:
         self._device = device
         sites = np.zeros((1 + len(widths), site_doubles(library)))
         sites[0, :6] = [1, 1, 0, -1, window, sum(widths)]
+        sites[1:, 2] = widths
         sites[1:, 6] = np.cumsum([0, *widths[:-1]])
         self.sites_at, self.sites = device.state(sites)
         never = np.full((2, max(1, sum(widths))), np.iinfo(np.int32).min, np.int32)
@@ -171,18 +178,30 @@ class Step:
         self._ring.recorded, self.recorded = device.state(np.zeros(1, np.int64))
         self._ring.blocks_ended, _ = device.state(np.zeros(1, np.uint32))
         self._ring.capacity, self._ring.every = capacity, every
+        self._ring.sites = len(widths)
 
-    def site(self, index: int) -> int:
-        return self.sites_at + (1 + index) * self.sites.shape[1] * 8
+    def results(self, site: int) -> ctypes.Structure:
+        """Where a batch of that site goes."""
+        results = Results()
+        results.header, results.site_index = self.sites_at, site
+        results.site = self.sites_at + (1 + site) * self.sites.shape[1] * 8
+        results.units, results.units_capacity = self.units_at, self.units.shape[1]
+        return results
 
-    def end(self, loss: float | None = None) -> None:
-        at = None
-        if loss is not None:
-            at = ctypes.c_void_p(self._device.place(np.array([loss], np.float32)))
+    def end(self, loss: float | Array | None = None, num_sites: int | None = None) -> None:
+        """`loss`: a number that the host knows, or one that lies on the device."""
+        given = Loss(number=math.nan)
+        if isinstance(loss, np.ndarray):
+            single = loss.dtype == np.float32
+            setattr(given, "single_at" if single else "double_at", self._device.place(loss))
+        elif loss is not None:
+            given.number = loss
         self._device.call(
             "kernels_end_step",
-            *(ctypes.c_void_p(self.sites_at), len(self.sites) - 1, ctypes.c_void_p(self.units_at)),
-            *(self.units.shape[1], at, self._ring),
+            ctypes.c_void_p(self.sites_at),
+            len(self.sites) - 1 if num_sites is None else num_sites,
+            ctypes.c_void_p(self.units_at),
+            *(self.units.shape[1], given, self._ring),
         )
 
     def record(self, place: int, site: int) -> dict[str, float]:

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from cuda_emulation.emulation import Device, Library
+from cuda_emulation.emulation import Device, EmulationError, Library
 from cuda_emulation.kernels import Step
 
 # Positions in the site's row: see BatchSums in csrc/kernels/statistics.h.
@@ -31,6 +31,55 @@ def test_steps_follow_each_other(library: Library) -> None:
         assert (step.sites[1:, ROWS] == 0).all()
     step.end()
     assert math.isnan(step.losses[2])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_loss_may_lie_on_the_device(library: Library, dtype: type) -> None:
+    step = Step(library, Device(library), 3)
+    step.end(np.array([1 / 3], dtype))
+    assert step.losses[0] == float(dtype(1 / 3))
+
+
+@pytest.mark.parametrize("num_sites", [0, 1, 2, 5])
+def test_sites_that_are_not_in_use_are_not_seen(library: Library, num_sites: int) -> None:
+    step = Step(library, Device(library), *(5 * [4]), capacity=2)
+    for number in range(1, 4):  # on the second lap the ring holds records of the first
+        for site in range(5):
+            see(step, site, 4, rows=10)
+        step.end(num_sites=5 if number < 3 else num_sites)
+    rows = [step.record(0, site)["n_rows"] for site in range(5)]
+    assert rows[:num_sites] == num_sites * [10]
+    assert all(math.isnan(value) for value in rows[max(1, num_sites) :])
+
+
+def test_a_window_buffer_that_was_outgrown_is_not_read_past_its_end(library: Library) -> None:
+    step = Step(library, Device(library), 5)
+    step.sites[1, 6] = 3
+    see(step, 0, 5, rows=2)
+    step.end()
+    assert math.isnan(step.record(0, 0)["dead_window_frac"])
+
+
+def test_every_barrier_is_needed(library: Library, rng: np.random.Generator) -> None:
+    units = rng.integers(0, 2, (2, 700))
+
+    def run(seed: int, skip: int) -> bytes | None:
+        step = Step(library, Device(library, seed, skip), 300, 300, *(100 * [1]), every=2)
+        step.units[:] = units
+        try:
+            for number in range(1, 4):  # the second is not recorded, the third has one site only
+                for site in {1: (0, 1), 2: (), 3: (1,)}[number]:
+                    see(step, site, 300, rows=site + 1)
+                step.end(num_sites=2)
+        except EmulationError:
+            return None
+        return b"".join(x.tobytes() for x in (step.values[:2], step.sites, step.recorded))
+
+    right = run(0, -1)
+    for index, barrier in enumerate(library.barriers()):
+        if barrier.startswith("end_step"):
+            results = [run(seed, index) for seed in range(8)]
+            assert any(bits != right for bits in results), f"{barrier} can be left out unnoticed"
 
 
 def test_every_nth_step_is_recorded(library: Library) -> None:

@@ -97,6 +97,19 @@ def test_same_bits_for_every_order_of_threads(
     assert len({run.bits for run in runs}) == 1
 
 
+@pytest.mark.parametrize("num_classes", [1, 2, 9, 300])
+def test_classes_that_are_looked_up(
+    library: Library, rng: np.random.Generator, num_classes: int
+) -> None:
+    feature, grad = random_pair(rng, 90, 20, torch.float32)
+    labels = rng.integers(0, num_classes, 90)
+    runs = [
+        check_backward(library, feature, grad, labels, num_classes, label_at=label_at)
+        for label_at in (True, False)
+    ]
+    assert runs[0].bits == runs[1].bits
+
+
 @each_dtype
 @pytest.mark.parametrize(("gap", "offset"), [(3, 0), (0, 1), (8, 8), (5, 3)])
 def test_rows_that_are_not_aligned(

@@ -25,6 +25,7 @@ def backward(net: nn.Module, rows: int = 6) -> None:
     ("arguments", "error", "message"),
     [
         ({"model": "net"}, TypeError, "model: wanted a torch.nn.Module, got str"),
+        ({"model": model().to("meta")}, ValueError, "model: on meta; a probe records on the CPU"),
         ({"sites": "rleu"}, ValueError, "sites: 'rleu' matches no module"),
         ({"sites": ["1", "9"]}, ValueError, "sites: '9' matches no module"),
         ({"sites": [1]}, TypeError, "sites: a list must hold module paths"),

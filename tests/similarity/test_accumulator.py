@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.library import opcheck
 
 from tfc_fast.similarity import CosineAccumulator, CosineMeans, mean_cosine
+from tfc_fast.similarity import accumulator as accumulator_module
 
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 
@@ -292,6 +293,19 @@ def test_two_processes_have_the_statistics_of_all_rows(
         assert f"num_features={3 + rank}" in refused
 
 
+@pytest.mark.parametrize(
+    ("backends", "device"),
+    [("cpu:gloo,cuda:nccl", "cpu"), ("cpu:gloo", "cpu"), ("cuda:nccl", "cuda:1")],
+)
+def test_all_processes_reduce_on_devices_of_one_type(
+    monkeypatch: pytest.MonkeyPatch, backends: str, device: str
+) -> None:
+    # Some may have no rows yet, and so no device: the group alone decides.
+    monkeypatch.setattr(torch.distributed, "get_backend_config", lambda _: backends)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    assert accumulator_module._reducing_device(None) == torch.device(device)
+
+
 @each_dtype
 def test_same_bits_for_threads_and_instruction_sets(
     rng: np.random.Generator,
@@ -325,7 +339,15 @@ def test_sums_of_unit_rows(rng: np.random.Generator, dtype: torch.dtype) -> None
         np.testing.assert_allclose(sums[c], rows.units[of_class].sum(axis=0), atol=2e-5)
         wanted = [int(mask[labels == c].sum()) for mask in (rows.valid, rows.zero, rows.nonfinite)]
         assert counts[c].tolist() == wanted
-    # The means that they give are those of mean_cosine to the last bits of float64.
+
+
+@each_dtype
+def test_means_of_sums_to_the_last_bits_of_float64(
+    rng: np.random.Generator, dtype: torch.dtype
+) -> None:
+    x, labels = all_sorts_of_rows(rng, 200, 45, dtype), random_labels(rng, 200)
+    groups = torch.ops.tfc_fast.group_labels(labels, 8)
+    sums, counts = torch.ops.tfc_fast.unit_row_sums(x, *groups)
     of_sums = torch.ops.tfc_fast.mean_cosine_of_sums(sums, torch.zeros_like(sums), counts, True)
     means = torch.stack(list(mean_cosine(x, labels, num_classes=8)))  # type: ignore[arg-type]
     torch.testing.assert_close(of_sums, means.double(), rtol=0, atol=1e-13, equal_nan=True)

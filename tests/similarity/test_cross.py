@@ -283,3 +283,12 @@ def test_memory_depends_on_the_rows_not_on_the_classes(rng: np.random.Generator)
     # Sums of all classes would be 40 GB a batch.
     actual = cross_cosine(x, y, far_apart[few[0]], far_apart[few[1]], num_classes=2**24)
     torch.testing.assert_close(actual[:3], cross_cosine(x, y, *few)[:3], rtol=0, atol=1e-12)
+
+
+def test_more_classes_than_rows(rng: np.random.Generator) -> None:
+    x, y = random_rows(rng, 12, 5, torch.float64), random_rows(rng, 9, 5, torch.float64)
+    x_labels = torch.from_numpy(rng.choice([3, 70, 299], 12))
+    for choice in ([0, 70, 298], [3, 299], [500]):
+        y_labels = torch.from_numpy(rng.choice(choice, 9))
+        check_cross(x, y, x_labels, y_labels)
+        check_cross(y, x, y_labels, x_labels)

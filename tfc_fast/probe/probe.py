@@ -49,8 +49,19 @@ class Probe:
     Several micro-batches in one step (gradient accumulation) are combined by their numbers of
     pairs; pairs of samples from different micro-batches are in no statistic.
 
+    On a GPU everything is measured and kept there, and no step waits for it: records come to the
+    host in one copy every `capacity / 2` steps and reach the sinks one such turn later; `flush`,
+    `history` and leaving the `with` block wait for all of them. What the CPU finds wrong with a
+    batch in `batch` or backward (labels that are missing, out of range or not as many as rows; a
+    site that changes its width) is then found by the kernels: they leave the batch out, and the
+    first such error since the last time is raised, with its step, by the call that brings the
+    records. A captured CUDA graph that holds whole steps records every replay; call `flush` at
+    least every `capacity` replays, else the oldest steps are lost, with a warning.
+
     Args:
-        model: The model, on the CPU.
+        model: The model, on the CPU or a CUDA device; the probe records on the device of its first
+            parameter, so make it when the model is where it trains. Features on other devices are
+            refused in backward.
         sites: What to watch: `"relu"` (every `nn.ReLU`), a glob over module paths such as
             `"blocks.*.act"` or a list of them, a module type, or a function
             `(name, module) -> bool`. A module other than ReLU is watched at its output. Tensors
@@ -69,7 +80,8 @@ class Probe:
 
     Raises:
         TypeError: An argument is of the wrong type.
-        ValueError: `sites` matches nothing, or a number is out of range.
+        ValueError: `sites` matches nothing, a number is out of range, or the model is on a device
+            for which tfc_fast was not built.
 
     Example:
         >>> import torch
@@ -137,6 +149,7 @@ class Probe:
             window=window,
             every=self._every,
             units=_UNITS_PER_SITE * max(1, len(self._modules)),
+            device=_device_of(model),
         )
         self._channel = Channel(self._recorder, max_sites, labelled=self._num_classes is not None)
         self._watches = [self._channel.watch(name) for name, _ in self._modules]
@@ -146,6 +159,7 @@ class Probe:
         self._sinks = tuple(sinks)
         self._attached = False
         self._warned_of_silence = False
+        self._lost = 0
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -207,13 +221,15 @@ class Probe:
         """Announce a micro-batch: call it once for each forward and backward, before backward.
 
         Args:
-            labels: Class of each row, integer `[n]`; needed when the probe has `num_classes`.
+            labels: Class of each row, integer `[n]`, on any device; needed when the probe has
+                `num_classes`. Best where the model is: from elsewhere they are copied.
 
         Raises:
             RuntimeError: The probe is not attached.
             TypeError: `labels` are not integers.
             ValueError: `labels` are missing, of the wrong shape, or outside
-                `0 ... num_classes - 1`. Nothing has been recorded or lost then.
+                `0 ... num_classes - 1`. Nothing has been recorded or lost then. Of labels on a
+                GPU the values are looked at there, see `Probe`.
         """
         if not self._attached:
             raise self._not_attached("batch")
@@ -228,11 +244,12 @@ class Probe:
         """Close the iteration: call it after the last backward of a step.
 
         Args:
-            loss: The step's loss, for the column `loss`: a tensor of one element or a number.
+            loss: The step's loss, for the column `loss`: a tensor of one element or a number. A
+                tensor on the GPU of the model is read there, without a wait.
 
         Raises:
             RuntimeError: The probe is not attached.
-            ValueError: `loss` has more than one element.
+            ValueError: `loss` has more than one element; or, on a GPU, an earlier batch was wrong.
             OSError: A sink could not store its records; they are kept and tried again next time.
         """
         if not self._attached:
@@ -243,12 +260,16 @@ class Probe:
         ):  # else `batch` does it, which must come before the next forward
             self._channel.begin_forward()
         if due:
-            self._drain()
+            self._drain(wait=False)
 
     def flush(self) -> None:
-        """Bring all closed steps to the history and the sinks, and let the sinks store them."""
-        self._drain()
-        _for_each([sink.flush for sink in self._sinks])
+        """Bring all closed steps to the history and the sinks, and let the sinks store them.
+
+        Raises:
+            ValueError: On a GPU, an earlier batch was wrong, see `Probe`.
+            OSError: A sink could not store its records.
+        """
+        _for_each([self._drain, *(sink.flush for sink in self._sinks)])
 
     def close(self) -> None:
         """Detach, flush, and close the sinks."""
@@ -266,6 +287,9 @@ class Probe:
             sites are in the order of `sites`. `loss` repeats the step's loss for each of its
             sites, so that `pandas.DataFrame(probe.history())` works. At most `history_records`
             rows.
+
+        Raises:
+            ValueError: On a GPU, an earlier batch was wrong, see `Probe`.
         """
         self._drain()
         return self._history.history()
@@ -275,7 +299,9 @@ class Probe:
 
         Counted are `batch`, `step` and the backward kernels of all sites. These kernels do the
         work of ReLU's own backward too, which is counted with them, so the figures are upper
-        bounds; `tfc-fast bench overhead` compares with training without a probe.
+        bounds; `tfc-fast bench overhead` compares with training without a probe. On a GPU only the
+        host's time in `batch` and `step` is known without waiting: how long kernels take there is
+        for a profiler to say.
 
         Returns:
             `Overhead`: microseconds per step, per cent of the time between the ends of steps, and
@@ -290,12 +316,13 @@ class Probe:
         """The step counter and the windows of unit activity, to go on after an interruption.
 
         Returns:
-            A dict of tensors and plain values (`torch.save` and `weights_only=True` take it).
+            A dict of tensors in host memory and plain values (`torch.save` and
+            `weights_only=True` take it).
         """
         return {
             "step": self._recorder.step,
             "sites": list(self._channel.names),
-            "units": self._recorder.units.clone(),
+            "units": self._recorder.units.to("cpu", copy=True),
             "placement": self._recorder.placement(),
         }
 
@@ -303,7 +330,8 @@ class Probe:
         """Go on from where `state_dict` was taken; the history starts empty.
 
         Args:
-            state: From a probe of the same model with the same `sites` and `max_sites`.
+            state: From a probe of the same model with the same `sites` and `max_sites`, on any
+                device.
 
         Raises:
             ValueError: The state belongs to other sites or is damaged.
@@ -330,10 +358,17 @@ class Probe:
             f"Probe.{method}: the probe is not attached; use `with probe:` or probe.attach()"
         )
 
-    def _drain(self) -> None:
-        values, steps, losses = self._recorder.drain()
-        if len(steps) == 0:
-            return
+    def _drain(self, *, wait: bool = True) -> None:
+        """Pass on the records that are there; then raise what was found wrong meanwhile."""
+        values, steps, losses = self._recorder.drain(wait)
+        self._warn_of_lost_steps()
+        if len(steps) > 0:
+            self._pass_on(values, steps, losses)
+        error = self._recorder.take_error()
+        if error is not None:
+            raise ValueError(error)
+
+    def _pass_on(self, values: Tensor, steps: Tensor, losses: Tensor) -> None:
         records = _to_records(
             values.numpy(), steps.numpy(), losses.numpy(), np.array(self._channel.names, object)
         )
@@ -351,8 +386,32 @@ class Probe:
             "no watched site took part in a backward pass; is the probe attached to the model "
             "that is trained, and before its forward?",
             RuntimeWarning,
+            stacklevel=5,
+        )
+
+    def _warn_of_lost_steps(self) -> None:
+        lost = self._recorder.lost()
+        if lost == self._lost:
+            return
+        warnings.warn(
+            f"{lost - self._lost} steps were recorded and lost: more than the capacity of the "
+            "probe passed before they were fetched; call flush() more often between replays of a "
+            "graph, or give Probe(capacity=...) a larger number",
+            RuntimeWarning,
             stacklevel=4,
         )
+        self._lost = lost
+
+
+def _device_of(model: nn.Module) -> torch.device:
+    """Where the model's first parameter or buffer lies; the CPU for a model without any."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.device.type not in ("cpu", "cuda"):
+            raise ValueError(
+                f"model: on {tensor.device}; a probe records on the CPU or a CUDA device"
+            )
+        return tensor.device
+    return torch.device("cpu")
 
 
 def _at_least_one(name: str, value: object) -> int:

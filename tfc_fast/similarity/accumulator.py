@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import torch.distributed as distributed
+from torch import Tensor
 
 from tfc_fast import _extension  # noqa: F401  (registers the ops)
 from tfc_fast._inputs import Array, as_count, as_rows_to_keep, as_state, group_labels
@@ -28,7 +29,8 @@ class CosineAccumulator:
     good as in one call. How they are cut into batches changes the means by 1e-12 at most for
     float64 rows, and for others, which are added in float32 by up to 32, by about 1e-8 (2e-7 where
     they are nearly parallel). Memory is `16 C d` bytes for C classes, whatever the number of rows.
-    It can be pickled and copied.
+    It lies where the rows are: on the CPU until the first batch comes, and from there on where
+    that is. It can be pickled and copied.
 
     Args:
         num_features: Entries of a row, d.
@@ -57,6 +59,7 @@ class CosineAccumulator:
     def reset(self) -> None:
         """Forget all rows."""
         classes = self.num_classes or 1
+        self._placed = False  # whether a batch has told where the state is to lie
         # Whatever torch's default device is.
         self._sums = torch.zeros(classes, self.num_features, dtype=torch.float64, device="cpu")
         self._lost = torch.zeros_like(self._sums)  # what rounding took away from the sums
@@ -73,8 +76,9 @@ class CosineAccumulator:
 
         Raises:
             TypeError: `x` is no array of a supported float dtype, or `labels` are not integers.
-            ValueError: Rows have another length than `num_features`, or are on meta; labels are
-                missing, not wanted, not `[n]`, or outside `0 ... num_classes - 1`.
+            ValueError: Rows have another length than `num_features`, or are on meta or on another
+                device than those before; labels are missing, not wanted, not `[n]`, or outside
+                `0 ... num_classes - 1`.
         """
         rows = as_rows_to_keep(x, "x")
         width = math.prod(rows.shape[1:])
@@ -92,7 +96,14 @@ class CosineAccumulator:
                 f"labels: missing; the accumulator was made with num_classes={self.num_classes} "
                 "and needs the class of each row"
             )
+        if self._placed and rows.device != self._sums.device:
+            raise ValueError(
+                f"x: on {rows.device}, but the rows before were on {self._sums.device}; move them, "
+                "or make an accumulator for each device and merge() them"
+            )
         order, class_ptr = group_labels(labels, self.num_classes, rows)
+        if not self._placed:
+            self._place(rows.device)
         torch.ops.tfc_fast.add_unit_row_sums.default(
             rows, order, class_ptr, self._sums, self._lost, self._counts
         )
@@ -109,7 +120,7 @@ class CosineAccumulator:
         return CosineMeans(*measures_and_counts(values, 3, as_numpy=False))
 
     def merge(self, other: CosineAccumulator) -> None:
-        """Add all rows that `other` was given, by another worker for instance.
+        """Add all rows that `other` was given, by another worker or on another device for instance.
 
         Raises:
             TypeError: `other` is no CosineAccumulator.
@@ -121,13 +132,16 @@ class CosineAccumulator:
             mine, theirs = getattr(self, name), getattr(other, name)
             if mine != theirs:
                 raise ValueError(f"other: has {name}={theirs}, wanted {mine}")
+        if not self._placed and other._placed:
+            self._place(other._sums.device)
+        sums, lost, counts = (part.to(self._sums.device) for part in other._state())
         # Knuth's two-sum: the error of the addition, exactly.
-        total = self._sums + other._sums
+        total = self._sums + sums
         added = total - self._sums
-        error = (self._sums - (total - added)) + (other._sums - added)
-        self._lost = self._lost + other._lost + error
+        error = (self._sums - (total - added)) + (sums - added)
+        self._lost = self._lost + lost + error
         self._sums = total
-        self._counts = self._counts + other._counts
+        self._counts = self._counts + counts
 
     def all_reduce(self, group: distributed.ProcessGroup | None = None) -> CosineAccumulator:
         """All rows that all processes were given, as a new accumulator on each of them.
@@ -136,11 +150,13 @@ class CosineAccumulator:
         do this again. Every process of the group must call it.
 
         Args:
-            group: Process group of torch.distributed that reduces CPU tensors (gloo; beside NCCL:
-                `init_process_group("cpu:gloo,cuda:nccl")`). Default: all processes.
+            group: Process group of torch.distributed. Default: all processes. The sums go through
+                the CPU where the group reduces CPU tensors (gloo), whatever device each process
+                has its rows on, or has none yet; else (NCCL alone) through its current GPU.
 
         Returns:
-            A CosineAccumulator; its means are those of the rows of all processes put together.
+            A CosineAccumulator; its means are those of the rows of all processes put together. It
+            lies where this one does.
 
         Raises:
             RuntimeError: torch.distributed is not initialised.
@@ -152,7 +168,8 @@ class CosineAccumulator:
                 "all_reduce: torch.distributed is not initialised; call "
                 "torch.distributed.init_process_group() before, or use compute() in one process"
             )
-        sizes = torch.tensor([self.num_features, self.num_classes or 0], device="cpu")
+        device = _reducing_device(group)
+        sizes = torch.tensor([self.num_features, self.num_classes or 0], device=device)
         largest = torch.cat([sizes, -sizes])
         distributed.all_reduce(largest, distributed.ReduceOp.MAX, group=group)
         if not torch.equal(largest[:2], -largest[2:]):
@@ -161,26 +178,29 @@ class CosineAccumulator:
                 f"num_classes={self.num_classes}, another one has others; make them alike"
             )
         whole = CosineAccumulator(self.num_features, self.num_classes)
-        for name in ("_sums", "_lost", "_counts"):
-            total = getattr(self, name).clone()
+        totals = [part.to(device, copy=True) for part in self._state()]
+        for total in totals:
             distributed.all_reduce(total, group=group)
-            setattr(whole, name, total)
+        whole._sums, whole._lost, whole._counts = (total.to(self._sums.device) for total in totals)
+        whole._placed = self._placed
         return whole
 
     def state_dict(self) -> dict[str, Any]:
         """Copies of all it holds: numbers and CPU tensors, as `torch.save` takes them."""
+        sums, lost, counts = (part.to("cpu", copy=True) for part in self._state())
         return {
             "num_features": self.num_features,
             "num_classes": self.num_classes,
-            "sums": self._sums.clone(),
-            "lost": self._lost.clone(),
-            "counts": self._counts.clone(),
+            "sums": sums,
+            "lost": lost,
+            "counts": counts,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what `state_dict` gave, instead of what is held now.
 
-        Wrong input changes nothing.
+        Wrong input changes nothing. The tensors of `state` may lie on any device; they are copied
+        to where the rows of this accumulator are, or will be.
 
         Raises:
             TypeError: A number in `state` is no integer.
@@ -202,4 +222,20 @@ class CosineAccumulator:
         )
         if (counts < 0).any():
             raise ValueError(f"state: counts: wanted at least 0, got {int(counts.min())}")
-        self._sums, self._lost, self._counts = sums, lost, counts
+        device = self._sums.device
+        self._sums, self._lost, self._counts = (part.to(device) for part in (sums, lost, counts))
+
+    def _state(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self._sums, self._lost, self._counts
+
+    def _place(self, device: torch.device) -> None:
+        self._sums, self._lost, self._counts = (part.to(device) for part in self._state())
+        self._placed = True
+
+
+def _reducing_device(group: distributed.ProcessGroup | None) -> torch.device:
+    """Where all processes of the group can reduce, the same for all of them."""
+    backends = distributed.get_backend_config(group).split(",")
+    if any(backend.startswith("cpu:") for backend in backends):
+        return torch.device("cpu")
+    return torch.device("cuda", torch.cuda.current_device())

@@ -20,7 +20,7 @@ class FeatureDrift:
 
         drift_t = mean over i of cos(f_i(t), f_i(t - lag))
 
-    It keeps copies of the last `lag` batches of features.
+    It keeps copies of the last `lag` batches of features, where they are.
 
     Args:
         lag: How many updates to look back, at least 1.
@@ -59,21 +59,23 @@ class FeatureDrift:
 
         Returns:
             Mean of the cosines of each row with what it was, float64 in [-1, 1], a tensor of no
-            dimension, or a numpy scalar for numpy input; NaN in the first `lag` updates. Rows that
-            are zero or hold a NaN or Inf at either step are left out (see `paired_cosine`).
+            dimension where `features` are, or a numpy scalar for numpy input; NaN in the first
+            `lag` updates. Rows that are zero or hold a NaN or Inf at either step are left out (see
+            `paired_cosine`).
 
         Raises:
             TypeError: `features` is no array of a supported float dtype, or of another than before.
-            ValueError: The shape of `features` is not that of before, or they are on meta.
+            ValueError: The shape or device of `features` is not that of before, or they are on
+                meta.
         """
         rows = as_rows_to_keep(features, "features")
         self._check_same_batch(rows)
         if len(self._ring) < self.lag:
             self._ring.append(rows.clone())
-            mean = torch.tensor(torch.nan, dtype=torch.float64, device="cpu")
+            mean = torch.tensor(torch.nan, dtype=torch.float64, device=rows.device)
         else:
             before = self._ring[self._oldest]
-            mean = torch.as_tensor(paired_cosine(rows, before).mean, device="cpu")
+            mean = torch.as_tensor(paired_cosine(rows, before).mean, device=rows.device)
             # A new copy: a tensor made in inference mode cannot be written to outside of it.
             self._ring[self._oldest] = rows.clone()
             self._oldest = (self._oldest + 1) % self.lag
@@ -86,6 +88,11 @@ class FeatureDrift:
         if rows.dtype != kept.dtype:
             raise TypeError(
                 f"features: wanted {kept.dtype} as before, got {rows.dtype}; reset() begins anew"
+            )
+        if rows.device != kept.device:
+            raise ValueError(
+                f"features: wanted on {kept.device} as before, got on {rows.device}; move them, or "
+                "call reset() to begin anew"
             )
         if rows.shape != kept.shape:
             raise ValueError(

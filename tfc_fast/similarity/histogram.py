@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from tfc_fast import _extension  # noqa: F401  (registers the ops)
-from tfc_fast._histogram import Kind, PairHistogram, by_kind, checked_shares
+from tfc_fast._histogram import Kind, PairHistogram, as_numpy_array, by_kind, checked_shares
 from tfc_fast._inputs import Array, as_count, as_rows, group_labels
 
 __all__ = ["CosineHistogram", "cosine_histogram"]
@@ -53,7 +53,7 @@ class CosineHistogram(PairHistogram):
             float64, of the shape of `q`.
         """
         shares = checked_shares(q)
-        counts, edges = self._counts(kind), np.asarray(self.edges)
+        counts, edges = self._counts(kind), as_numpy_array(self.edges)
         below = np.concatenate([[0], np.cumsum(counts)])
         pairs = below[-1]
         if pairs == 0:
@@ -78,11 +78,11 @@ class CosineHistogram(PairHistogram):
         below = np.concatenate([[0], np.cumsum(self._counts(kind))])
         if below[-1] == 0:
             return np.full_like(np.asarray(t, np.float64), np.nan)[()]
-        share = np.interp(np.asarray(t, np.float64), np.asarray(self.edges), below / below[-1])
+        share = np.interp(np.asarray(t, np.float64), as_numpy_array(self.edges), below / below[-1])
         return np.asarray(share)[()]
 
     def _bars(self, kind: Kind) -> tuple[np.ndarray, np.ndarray]:
-        return self._counts(kind), np.asarray(self.edges)
+        return self._counts(kind), as_numpy_array(self.edges)
 
     def _quantity(self) -> str:
         return "cosine similarity"
@@ -96,7 +96,8 @@ def cosine_histogram(
     The counts are exact integers; only a cosine within 1e-6 (float64: 1e-12) of an edge may be
     counted on either side of it. They do not depend on the number of threads. There is no epsilon:
     only rows that are exactly zero or hold a NaN or Inf are left out, and counted. Costs about
-    `n^2 d / 2` multiplications and, besides the input, a few megabytes and about 32 bytes per row.
+    `n^2 d / 2` multiplications and, besides the input, a few megabytes and about 32 bytes per row;
+    on a GPU the unit rows and 64 MB.
 
     Args:
         x: Rows, `[n, ...]`, flattened to `[n, d]`; float16, bfloat16, float32 or float64; any

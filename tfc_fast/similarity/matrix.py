@@ -21,15 +21,18 @@ def cosine_matrix(x: Array, y: Array | None = None, *, out: Array | None = None)
     There is no epsilon: rows of any size give right cosines, 1e-30 as well as 1e+30. A row of zeros
     has no direction: its cosines are 0. A row with a NaN or Inf gives NaN. Without `y` only half of
     the products are computed: the result is symmetric to the last bit, with exactly 1 on the
-    diagonal where the row is neither. The result does not depend on the number of threads.
+    diagonal where the row is neither. The result does not depend on the number of threads; on a GPU
+    it depends on the shapes and the values alone.
 
     The matrix can be differentiated with respect to `x` and `y`, as often as you like. A row of
     zeros or with a NaN or Inf gets a gradient of exactly 0 and adds nothing to that of others. The
-    products of the backward are torch's: `torch.set_float32_matmul_precision` holds for them.
+    products of the backward are torch's: on the CPU `torch.set_float32_matmul_precision` holds for
+    them, on a GPU they are never TF32.
 
-    Only the `n m` numbers of the result are needed besides the input; the backward makes the unit
-    rows, and up to two more matrices of that size. Means, spread or distribution of the entries
-    cost far less: see `mean_cosine`, `cosine_spread` and `cosine_histogram`.
+    Only the `n m` numbers of the result are needed besides the input (on a GPU the unit rows and
+    64 MB, too); the backward makes the unit rows, and up to two more matrices of that size. Means,
+    spread or distribution of the entries cost far less: see `mean_cosine`, `cosine_spread` and
+    `cosine_histogram`.
 
     Args:
         x: Rows, `[n, ...]`, flattened to `[n, d]`; float16, bfloat16, float32 or float64; any

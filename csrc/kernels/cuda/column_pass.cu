@@ -4,7 +4,7 @@
 // A block has 32 columns, one per lane; its 16 warps take 16 ranges of chunks, put together in order.
 //
 // Traffic: reads what the row pass left (plan.h): 9 bytes per partial row and column, 24 bytes per chunk and
-// tile, 4 bytes of flags per chunk, warp and block; reads and writes 8 bytes per unit of the window buffer;
+// tile, 4 bytes of flags per chunk, warp and block; writes 8 bytes per unit of the window buffer;
 // 72 bytes per block of totals. One launch; the last block is found by a counter, so that the sums need no
 // launch of their own, and adds all totals in an order of its own, whichever block it is.
 #include <algorithm>
@@ -28,6 +28,7 @@ struct ColumnPassArguments {
   const ChunkTotals* chunk_totals;
   ColumnTotals* column_totals;  // [blocks]
   unsigned* blocks_ended;
+  const Admission* admission;
   Results results;
 };
 
@@ -89,10 +90,6 @@ __device__ __forceinline__ OpenRows::Closed close_gates(const ColumnPassArgument
   return run.close();
 }
 
-__device__ __forceinline__ bool is_enabled(const Results& results) {
-  return results.header == nullptr || load(&results.header->enabled) != 0;
-}
-
 // Warp 0: the totals of the block's columns, and the window buffer.
 __device__ __forceinline__ void count_units(const ColumnPassArguments& a, int64_t column, int64_t open,
                                             ColumnTotals& totals) {
@@ -101,11 +98,13 @@ __device__ __forceinline__ void count_units(const ColumnPassArguments& a, int64_
   totals.disagree_all = open * (open - a.rows);
   totals.dead = open == 0;
   totals.always_on = open == a.rows;
+  const Admission admission = load(a.admission);
+  if (admission.units_begin < 0) return;
   const Results& results = a.results;
-  if (results.last_open == nullptr || !is_enabled(results)) return;
-  const int32_t step = results.header == nullptr ? 0 : static_cast<int32_t>(load(&results.header->step));
-  if (open > 0) store(results.last_open + column, step);
-  if (open < a.rows) store(results.last_shut + column, step);
+  const int32_t step = static_cast<int32_t>(load(&results.header->step));
+  int32_t* last_open = results.units + admission.units_begin + column;
+  if (open > 0) store(last_open, step);
+  if (open < a.rows) store(last_open + results.units_capacity, step);
 }
 
 __device__ __forceinline__ void sum_over_warp(ColumnTotals& totals) {
@@ -224,7 +223,7 @@ __device__ __noinline__ void finish(const ColumnPassArguments& a, char* memory) 
     store(results.unit_counts, sums.columns.dead);
     store(results.unit_counts + 1, sums.columns.always_on);
   }
-  if (results.site == nullptr || !is_enabled(results)) return;
+  if (results.site == nullptr || load(&a.admission->records) == 0) return;
   BatchSums batch;
   batch.batches = 1;
   batch.rows = static_cast<double>(a.rows);
@@ -297,6 +296,7 @@ cudaError_t launch_column_pass(const Pass& pass, const Results& results, cudaStr
       pass.at<ChunkTotals>(plan.chunk_totals),
       pass.at<ColumnTotals>(plan.column_totals),
       pass.at<unsigned>(plan.blocks_ended),
+      pass.at<Admission>(plan.admission),
       results};
   constexpr int64_t kRunBytes =
       std::max({sizeof(Run<UnitSum>), sizeof(Run<OpenRows>), sizeof(Run<ClassRows>)});

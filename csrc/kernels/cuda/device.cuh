@@ -33,6 +33,11 @@ __device__ __forceinline__ float half_bits_to_float(uint16_t half) {
   asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(half));
   return value;
 }
+__device__ __forceinline__ uint16_t float_to_half_bits(float value) {
+  uint16_t half;
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(half) : "f"(value));
+  return half;
+}
 
 }  // namespace tfc::cuda
 

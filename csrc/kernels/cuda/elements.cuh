@@ -22,7 +22,13 @@ __device__ __forceinline__ uint32_t word(const uint4& piece, int i) {
   return i == 0 ? piece.x : i == 1 ? piece.y : i == 2 ? piece.z : piece.w;
 }
 
-// Sum: in what unit rows are added up. Bits: an element as it lies in memory.
+__device__ __forceinline__ uint32_t bits_of(float value) { return __float_as_uint(value); }
+__device__ __forceinline__ uint64_t bits_of(double value) {
+  return static_cast<uint64_t>(__double_as_longlong(value));
+}
+
+// Sum: in what unit rows are added up. Bits: an element as it lies in memory; half precision is rounded to
+// that by way of float, as torch does.
 template <typename T>
 struct Element;
 
@@ -35,6 +41,9 @@ struct Element<float> {
   }
   static __device__ __forceinline__ void put(uint4& piece, int i, uint32_t bits) { word(piece, i) = bits; }
   static __device__ __forceinline__ uint32_t bits(const uint4& piece, int i) { return word(piece, i); }
+  static __device__ __forceinline__ uint32_t rounded(double value) {
+    return bits_of(static_cast<float>(value));
+  }
 };
 
 struct TwoByteElement {
@@ -53,11 +62,19 @@ struct Element<Half> : TwoByteElement {
   static __device__ __forceinline__ float value(const uint4& piece, int i) {
     return half_bits_to_float(bits(piece, i));
   }
+  static __device__ __forceinline__ uint16_t rounded(double value) {
+    return float_to_half_bits(static_cast<float>(value));
+  }
 };
 template <>
 struct Element<BFloat16> : TwoByteElement {
   static __device__ __forceinline__ float value(const uint4& piece, int i) {
     return __uint_as_float(static_cast<uint32_t>(bits(piece, i)) << 16);
+  }
+  static __device__ __forceinline__ uint16_t rounded(double value) {
+    const uint32_t wide = __float_as_uint(static_cast<float>(value));
+    if ((wide & 0x7fffffffu) > 0x7f800000u) return 0x7fff;
+    return static_cast<uint16_t>((wide + 0x7fffu + (wide >> 16 & 1u)) >> 16);
   }
 };
 
@@ -75,11 +92,18 @@ struct Element<double> {
   static __device__ __forceinline__ uint64_t bits(const uint4& piece, int i) {
     return static_cast<uint64_t>(word(piece, 2 * i + 1)) << 32 | word(piece, 2 * i);
   }
+  static __device__ __forceinline__ uint64_t rounded(double value) { return bits_of(value); }
 };
 
 // Elements in 16 bytes.
 template <typename T>
 constexpr int kPiece = 16 / sizeof(T);
+
+// How much of a row load_piece and store_piece have to know of: rows may be longer than 2^31.
+template <typename T>
+__device__ __forceinline__ int32_t pieces_left(int64_t elements) {
+  return elements < kPiece<T> ? static_cast<int32_t>(elements) : kPiece<T>;
+}
 
 // Elements column ... of `row`; zeros past the row's end.
 template <typename T>

@@ -3,8 +3,8 @@
 // The number of the step, the place in the ring and whether the next step is recorded live on the device and
 // are moved on here, by the block that ends last, so a captured graph that is replayed records every step.
 //
-// Traffic: reads 8 bytes per unit of the window buffer and the sums of a site (320 bytes), writes its row
-// (152 bytes) and its sums, emptied. One launch for all sites.
+// Traffic: reads 8 bytes per unit of the window buffer and the sums of a site (224 bytes), writes its row
+// (152 bytes) and its sums, emptied; 8 bytes for each site that is not in use. One launch for all sites.
 #include "block.cuh"
 #include "launchers.h"
 
@@ -17,7 +17,7 @@ struct EndStepArguments {
   double* sites;
   const int32_t* units;
   int64_t units_capacity;
-  const float* loss;
+  Loss loss;
   Ring ring;
 };
 
@@ -36,6 +36,11 @@ __device__ __forceinline__ WindowCounts count_site(const EndStepArguments& a, co
   return counts;
 }
 
+__device__ __forceinline__ double number(const Loss& loss) {
+  if (loss.single_at != nullptr) return static_cast<double>(load(loss.single_at));
+  return loss.double_at != nullptr ? load(loss.double_at) : loss.number;
+}
+
 // Thread 0 of the last block.
 __device__ __forceinline__ void next_step(const EndStepArguments& a, StepHeader header) {
   const Ring& ring = a.ring;
@@ -43,12 +48,12 @@ __device__ __forceinline__ void next_step(const EndStepArguments& a, StepHeader 
     const int64_t recorded = load(ring.recorded);
     const int64_t place = recorded % ring.capacity;
     store(ring.steps + place, static_cast<int64_t>(header.step));
-    store(ring.losses + place, a.loss == nullptr ? kNotMeasured : static_cast<double>(load(a.loss)));
+    store(ring.losses + place, number(a.loss));
     store(ring.recorded, recorded + 1);
   }
   header.enabled = static_cast<int64_t>(header.step) % ring.every == 0 ? 1 : 0;  // step numbers start at 1
   header.step += 1;
-  header.batch_rows = -1;
+  header.batch_rows = kNoLabels;
   store(reinterpret_cast<StepHeader*>(a.sites), header);
   store(ring.blocks_ended, 0u);
 }
@@ -58,10 +63,13 @@ __global__ void __launch_bounds__(kThreads) end_step_kernel(const EndStepArgumen
   const StepHeader header = load(reinterpret_cast<const StepHeader*>(a.sites));
   auto* place = reinterpret_cast<BatchSums*>(a.sites + (blockIdx.x + int64_t{1}) * kSiteDoubles);
   const BatchSums site = load(place);
-  __syncthreads();  // thread 0 is about to change what all have read
   const Ring& ring = a.ring;
+  const int64_t row_of_step = load(ring.recorded) % ring.capacity;
+  __syncthreads();  // thread 0 is about to change what all have read
   if (header.enabled != 0) {
-    const bool has_units = site.units_begin >= 0;
+    // A captured graph may hold a window buffer that has been outgrown since.
+    const bool has_units = site.units_begin >= 0 && site.units_begin + site.width <= a.units_capacity;
+    double* rows = ring.values + row_of_step * ring.sites * int64_t{kColumns};
     WindowCounts counts;
     if (has_units && site.batches > 0) counts = count_site(a, header, site, slots);
     if (threadIdx.x == 0) {
@@ -71,13 +79,18 @@ __global__ void __launch_bounds__(kThreads) end_step_kernel(const EndStepArgumen
       } else {
         for (double& value : record) value = kNotMeasured;
       }
-      double* row =
-          ring.values + (load(ring.recorded) % ring.capacity * gridDim.x + blockIdx.x) * int64_t{kColumns};
+      double* row = rows + blockIdx.x * int64_t{kColumns};
       for (int i = 0; i < kColumns; ++i) store(row + i, record[i]);
       BatchSums fresh;
       fresh.units_begin = site.units_begin;
       fresh.width = site.width;
       store(place, fresh);
+    }
+    // Where the ring's row lies there may be a record of a site that is not in use here.
+    if (blockIdx.x == 0) {
+      for (int64_t i = gridDim.x + threadIdx.x; i < ring.sites; i += kThreads) {
+        store(rows + i * int64_t{kColumns} + kNumRows, kNotMeasured);
+      }
     }
   }
   if (threadIdx.x != 0) return;
@@ -90,9 +103,9 @@ __global__ void __launch_bounds__(kThreads) end_step_kernel(const EndStepArgumen
 }  // namespace
 
 cudaError_t end_step(double* sites, int64_t num_sites, const int32_t* units, int64_t units_capacity,
-                     const float* loss, const Ring& ring, cudaStream_t stream) {
+                     const Loss& loss, const Ring& ring, cudaStream_t stream) {
   const EndStepArguments a{sites, units, units_capacity, loss, ring};
-  const dim3 grid{static_cast<unsigned>(num_sites), 1, 1};
+  const dim3 grid{static_cast<unsigned>(num_sites < 1 ? 1 : num_sites), 1, 1};
   const dim3 block{kThreads, 1, 1};
   return TFC_LAUNCH(end_step_kernel, grid, block, kThreads / 32 * sizeof(int64_t), stream, a);
 }

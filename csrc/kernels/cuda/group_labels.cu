@@ -5,9 +5,10 @@
 // wait for each other, and the order is that of the rows.
 //
 // Traffic: every warp reads the labels twice (8 bytes each, from cache after the first), so classes x n / 16
-// warp loads; writes 12 bytes per row and 8 per class. Meant for up to some thousand classes.
+// warp loads; writes 8 or 12 bytes per row and 8 per class. Meant for up to some thousand classes.
 #include "launchers.h"
 
+#include "admission.cuh"
 #include "block.cuh"
 
 namespace tfc::cuda {
@@ -30,15 +31,33 @@ struct GroupArguments {
   StepHeader* header;
 };
 
+// The smallest of the warp.
+__device__ __forceinline__ int64_t warp_least(int64_t value) {
+#pragma unroll
+  for (int flip = 16; flip > 0; flip /= 2) {
+    const int64_t other = __shfl_xor_sync(kFullWarp, value, flip);
+    value = other < value ? other : value;
+  }
+  return value;
+}
+
+// A new micro-batch of a probe begins. `wrong`: the first row whose label is out of range, n: there is none.
+__device__ __forceinline__ void begin_batch(const GroupArguments& a, int64_t wrong) {
+  store(&a.header->batch, load(&a.header->batch) + 1);
+  store(&a.header->batch_rows, wrong < a.n ? kWrongLabels : static_cast<double>(a.n));
+  if (wrong == a.n || load(&a.header->enabled) == 0) return;
+  report(a.header, BatchFault::kWrongLabel, 0, wrong, load(a.labels + wrong));
+}
+
 __global__ void __launch_bounds__(kThreads) group_labels_kernel(const GroupArguments a) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int64_t mine = blockIdx.x * int64_t{kThreads / 32} + threadIdx.x / 32;
   if (mine >= a.classes) return;  // whole warps
   int64_t below = 0;
-  bool wrong = false;
+  int64_t wrong = a.n;
   for (int64_t i = lane; i < a.n; i += 32) {
     const int64_t label = load(a.labels + i);
-    wrong = wrong || label < 0 || label >= a.classes;
+    if (wrong == a.n && (label < 0 || label >= a.classes)) wrong = i;
     below += nearest_class(label, a.classes) < mine;
   }
   const int64_t begin = warp_sum(below);
@@ -50,19 +69,17 @@ __global__ void __launch_bounds__(kThreads) group_labels_kernel(const GroupArgum
     if (is_mine) {
       const int64_t at = position + __popc(ballot & ((1u << lane) - 1));
       store(a.order + at, i);
-      store(a.label_at + at, static_cast<int32_t>(mine));
+      if (a.label_at != nullptr) store(a.label_at + at, static_cast<int32_t>(mine));
     }
     position += __popc(ballot);
   }
-  const bool any_wrong = __ballot_sync(kFullWarp, wrong) != 0;
+  wrong = warp_least(wrong);
   if (lane != 0) return;
   store(a.class_ptr + mine, begin);
   if (mine != 0) return;
   store(a.class_ptr + a.classes, a.n);
-  if (any_wrong) store(a.wrong_label, 1);
-  if (a.header == nullptr) return;
-  store(&a.header->batch, load(&a.header->batch) + 1);
-  store(&a.header->batch_rows, static_cast<double>(a.n));
+  if (wrong < a.n && a.wrong_label != nullptr) store(a.wrong_label, 1);
+  if (a.header != nullptr) begin_batch(a, wrong);
 }
 
 __global__ void __launch_bounds__(kThreads)

@@ -22,7 +22,8 @@ namespace tfc::cuda {
 struct Groups {
   const int64_t* order = nullptr;      // [n] row at each position
   const int64_t* class_ptr = nullptr;  // [classes + 1] position at which each class begins
-  const int32_t* label_at = nullptr;   // [n] class of the row at each position
+  const int32_t* label_at = nullptr;   // [n] class of the row at each position; null: looked up in class_ptr
+  int64_t classes = 0;                 // needed where label_at is null
 };
 
 struct Batch {
@@ -35,11 +36,15 @@ struct Batch {
 
 // Where the statistics of a batch go.
 struct Results {
-  BatchSums* site = nullptr;           // the batch is added to it
-  const StepHeader* header = nullptr;  // null: enabled, step 0, batch 0
-  int32_t* last_open = nullptr;        // [width] step at which the unit was last open in a row; may be null
-  int32_t* last_shut = nullptr;        // [width] step at which the unit was last shut in a row
-  int64_t* unit_counts = nullptr;      // [2] units open in no row, in every row; may be null
+  BatchSums* site = nullptr;  // the batch is added to it
+  // Null: the batch is added, whatever it is. Else it is left out if the step is not recorded, or if it does
+  // not fit (see BatchFault), which is noted there; rows are then not walked by labels that are not theirs.
+  StepHeader* header = nullptr;
+  int64_t site_index = 0;    // to name the site of a fault
+  int32_t* units = nullptr;  // [2, units_capacity] step at which a unit was last open, last shut; with a
+                             // header only: a new site takes the next free units, if there are enough
+  int64_t units_capacity = 0;
+  int64_t* unit_counts = nullptr;  // [2] units open in no row, in every row; may be null
 };
 
 // Measures one batch; `workspace`: plan.workspace_bytes, 16-byte aligned, its content does not matter.
@@ -53,9 +58,9 @@ cudaError_t write_mean_cosine(const BatchSums* site, bool labelled, double* out,
 cudaError_t write_gate_stats(const BatchSums* site, const int64_t* unit_counts, bool labelled, double* out,
                              cudaStream_t stream);
 
-// Stable sort of labels [n] by class into order [n], class_ptr [classes + 1] and label_at [n]. A label
-// outside of 0 ... classes - 1 sets *wrong_label to 1 and counts as the nearest class. `header` may be
-// null; else a new micro-batch of n rows begins there.
+// Stable sort of labels [n] by class into order [n], class_ptr [classes + 1] and label_at [n], which may be
+// null. A label outside of 0 ... classes - 1 sets *wrong_label to 1, or is a fault where there is a header,
+// and counts as the nearest class. `header` may be null; else a new micro-batch of n rows begins there.
 cudaError_t group_labels(const int64_t* labels, int64_t n, int64_t classes, int64_t* order,
                          int64_t* class_ptr, int32_t* label_at, int32_t* wrong_label, StepHeader* header,
                          cudaStream_t stream);
@@ -72,13 +77,21 @@ struct Ring {
   int64_t* recorded;       // [1] steps recorded so far; step k lies in row k % capacity
   unsigned* blocks_ended;  // [1] zero between launches
   int64_t capacity;
+  int64_t sites;
   int64_t every;  // every how manyth step is recorded
 };
 
-// Closes a step: each site that was seen becomes one row of the ring (NaN in the row count: not seen) and
-// is emptied; then the step counter in the header goes on. sites: [1 + num_sites, kSiteDoubles], row 0 the
-// header; units: [2, units_capacity]; loss: one float on the device, or null.
+// The loss of a step: one number on the device, or, where both are null, `number`.
+struct Loss {
+  const float* single_at = nullptr;
+  const double* double_at = nullptr;
+  double number = kNotMeasured;
+};
+
+// Closes a step: each of the first num_sites that was seen becomes one row of the ring (NaN in the row count:
+// not seen) and is emptied; then the step counter in the header goes on. sites: [1 + ring.sites,
+// kSiteDoubles], row 0 the header; units: [2, units_capacity].
 cudaError_t end_step(double* sites, int64_t num_sites, const int32_t* units, int64_t units_capacity,
-                     const float* loss, const Ring& ring, cudaStream_t stream);
+                     const Loss& loss, const Ring& ring, cudaStream_t stream);
 
 }  // namespace tfc::cuda

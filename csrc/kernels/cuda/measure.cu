@@ -94,6 +94,7 @@ Plan make_plan(Job job, Scalar scalar, int64_t rows, int64_t width, bool labelle
   plan.column_totals =
       reserve(std::max<int64_t>(1, divide_up(width, 32)) * static_cast<int64_t>(sizeof(ColumnTotals)));
   plan.blocks_ended = reserve(sizeof(unsigned));
+  plan.admission = reserve(sizeof(Admission));
   plan.workspace_bytes = bytes;
   return plan;
 }
@@ -121,7 +122,7 @@ cudaError_t measure(const Batch& batch, const Plan& plan, void* workspace, const
     const cudaError_t error = launch_row_scales(pass, stream);
     if (error != cudaSuccess) return error;
   }
-  const cudaError_t error = launch_row_pass(pass, stream);
+  const cudaError_t error = launch_row_pass(pass, results, stream);
   if (error != cudaSuccess) return error;
   return launch_column_pass(pass, results, stream);
 }

@@ -55,6 +55,13 @@ struct ColumnTotals {
   int64_t open, disagree_all, disagree_within, dead, always_on;
 };
 
+// What the row pass has found before anything of the batch is written: whether it may be recorded, and where
+// in the window buffer its units begin (-1: nowhere).
+struct Admission {
+  int64_t units_begin;
+  int64_t records;
+};
+
 // Sums of one unit.
 struct UnitSum {
   struct Closed {

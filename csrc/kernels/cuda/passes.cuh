@@ -18,7 +18,7 @@ struct Pass {
 };
 
 cudaError_t launch_row_scales(const Pass& pass, cudaStream_t stream);
-cudaError_t launch_row_pass(const Pass& pass, cudaStream_t stream);
+cudaError_t launch_row_pass(const Pass& pass, const Results& results, cudaStream_t stream);
 cudaError_t launch_column_pass(const Pass& pass, const Results& results, cudaStream_t stream);
 
 }  // namespace tfc::cuda

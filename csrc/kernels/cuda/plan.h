@@ -47,7 +47,7 @@ struct Plan {
   int64_t pitch;       // columns of a partial row in memory
   int64_t shared_bytes;
   // Offsets in the workspace; what a job does not need takes no room.
-  int64_t scales[2], sums[2], gates, tile_totals, chunk_totals, column_totals, blocks_ended;
+  int64_t scales[2], sums[2], gates, tile_totals, chunk_totals, column_totals, blocks_ended, admission;
   int64_t workspace_bytes;
 
   int tensors() const { return job == Job::kPair || job == Job::kReluBackward ? 2 : 1; }

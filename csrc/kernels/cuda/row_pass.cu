@@ -128,14 +128,18 @@ __global__ void __launch_bounds__(kMaxThreads, kFused ? 1 : 2) row_pass(const Ro
   const bool leads = threadIdx.x == 0;
   ChunkTotals& totals = *shared.totals;  // only thread 0 looks at it
   if (leads) totals = ChunkTotals{};
-  if (leads && blockIdx.x == 0 && blockIdx.y == 0) store(a.blocks_ended, 0u);
+  const bool labelled = labels_fit(a.groups, a.results.header, a.rows);
+  if (leads && blockIdx.x == 0 && blockIdx.y == 0) {
+    store(a.blocks_ended, 0u);
+    store(a.admission, admit(a.results, a.groups.class_ptr != nullptr, labelled, a.rows, a.width));
+  }
 
-  const int32_t begin = move_to_class(a, blockIdx.x * int64_t{a.chunk_rows});
-  const int32_t end = move_to_class(a, (blockIdx.x + int64_t{1}) * a.chunk_rows);
+  const int32_t begin = move_to_class(a, labelled, blockIdx.x * int64_t{a.chunk_rows});
+  const int32_t end = move_to_class(a, labelled, (blockIdx.x + int64_t{1}) * a.chunk_rows);
   ColumnSums<T, kCosines, kCounts, kTensors, kPieces> sums;
   sums.clear();
   ClassSpan span{begin, begin};
-  if (begin < end) span = class_at(a.groups, a.rows, begin);
+  if (begin < end) span = class_at(a.groups, labelled, a.rows, begin);
   int32_t flags = begin < end && span.begin == begin ? kSplit : 0;
   int turn = 0;
 
@@ -161,7 +165,7 @@ __global__ void __launch_bounds__(kMaxThreads, kFused ? 1 : 2) row_pass(const Ro
       }
     }
     if (leads) totals.tail_valid[0] = totals.tail_valid[1] = 0;
-    span = span.end < end ? class_at(a.groups, a.rows, span.end) : ClassSpan{span.end, span.end};
+    span = span.end < end ? class_at(a.groups, labelled, a.rows, span.end) : ClassSpan{span.end, span.end};
   };
 
   for (int32_t position = begin; position < end; position += kRows, turn ^= 1) {
@@ -171,7 +175,7 @@ __global__ void __launch_bounds__(kMaxThreads, kFused ? 1 : 2) row_pass(const Ro
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       row[r] = position + r;
-      if (r < count && a.groups.order != nullptr) row[r] = load(a.groups.order + row[r]);
+      if (r < count && labelled) row[r] = load(a.groups.order + row[r]);
     }
     const auto load_rows = [&](int p, int32_t column, bool aligned) {
 #pragma unroll
@@ -339,7 +343,7 @@ cudaError_t launch_job(const RowPassArguments& a, const Plan& plan, cudaStream_t
 
 }  // namespace
 
-cudaError_t launch_row_pass(const Pass& pass, cudaStream_t stream) {
+cudaError_t launch_row_pass(const Pass& pass, const Results& results, cudaStream_t stream) {
   const Batch& batch = pass.batch;
   const Plan& plan = pass.plan;
   const RowPassArguments a{batch.feature,
@@ -359,7 +363,9 @@ cudaError_t launch_row_pass(const Pass& pass, cudaStream_t stream) {
                            pass.at<uint8_t>(plan.gates),
                            pass.at<TileTotals>(plan.tile_totals),
                            pass.at<ChunkTotals>(plan.chunk_totals),
-                           pass.at<unsigned>(plan.blocks_ended)};
+                           pass.at<unsigned>(plan.blocks_ended),
+                           pass.at<Admission>(plan.admission),
+                           results};
   switch (plan.scalar) {
     case Scalar::kFloat32:
       return launch_job<float>(a, plan, stream);

@@ -9,9 +9,11 @@
 // the chunk go to shared memory in double, where a thread again only meets its own columns.
 //
 // Traffic: reads feature and gradient once, writes grad_in once; partial rows as told in plan.h; 120 bytes
-// per chunk of totals; order and class_ptr, 8 and up to 12 bytes per row. One launch.
+// per chunk of totals; order, 8 bytes per row; class_ptr, log2(classes) x 8 bytes per class of a chunk, from
+// cache; the header by each block, and the sums of the site once (see admission.cuh). One launch.
 #pragma once
 
+#include "admission.cuh"
 #include "block.cuh"
 #include "elements.cuh"
 #include "norms.cuh"
@@ -34,26 +36,44 @@ struct RowPassArguments {
   TileTotals* tile_totals;    // out: [chunks, tiles]
   ChunkTotals* chunk_totals;  // out: [chunks]
   unsigned* blocks_ended;     // out: 0, for the column pass
+  Admission* admission;       // out
+  Results results;
 };
 
 struct ClassSpan {
   int32_t begin, end;  // positions
 };
 
+// The last class that begins at or before `position`; empty classes begin there, too, and come earlier.
+__device__ __forceinline__ int64_t find_class(const Groups& groups, int32_t position) {
+  int64_t low = 0, high = groups.classes;
+  while (high - low > 1) {
+    const int64_t middle = (low + high) / 2;
+    if (load(groups.class_ptr + middle) <= position) {
+      low = middle;
+    } else {
+      high = middle;
+    }
+  }
+  return low;
+}
+
 // The class of the row at `position`. Without labels it is one class that never ends, so that it takes no
 // shared memory even if one chunk has all rows.
-__device__ __forceinline__ ClassSpan class_at(const Groups& groups, int32_t rows, int32_t position) {
-  if (groups.label_at == nullptr) return {0, rows + 1};
-  const int32_t label = load(groups.label_at + position);
+__device__ __forceinline__ ClassSpan class_at(const Groups& groups, bool labelled, int32_t rows,
+                                              int32_t position) {
+  if (!labelled) return {0, rows + 1};
+  const int64_t label =
+      groups.label_at != nullptr ? load(groups.label_at + position) : find_class(groups, position);
   return {static_cast<int32_t>(load(groups.class_ptr + label)),
           static_cast<int32_t>(load(groups.class_ptr + label + 1))};
 }
 
 // Where the chunk that would begin at `position` begins.
-__device__ __forceinline__ int32_t move_to_class(const RowPassArguments& a, int64_t wanted) {
+__device__ __forceinline__ int32_t move_to_class(const RowPassArguments& a, bool labelled, int64_t wanted) {
   if (wanted >= a.rows) return a.rows;
   const int32_t position = static_cast<int32_t>(wanted);
-  const ClassSpan span = class_at(a.groups, a.rows, position);
+  const ClassSpan span = class_at(a.groups, labelled, a.rows, position);
   return position - span.begin < a.chunk_rows / 2 ? span.begin : position;
 }
 

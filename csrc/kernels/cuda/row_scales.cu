@@ -71,8 +71,10 @@ __global__ void __launch_bounds__(kThreads) row_scales(RowScalesArguments a) {
 template <typename T>
 cudaError_t launch(const RowScalesArguments& a, const Plan& plan, cudaStream_t stream) {
   const dim3 grid{static_cast<unsigned>(plan.rows), static_cast<unsigned>(plan.tensors()), 1};
-  const dim3 block{kThreads, 1, 1};
-  return TFC_LAUNCH(row_scales<T>, grid, block, kThreads / 32 * sizeof(double), stream, a);
+  // A short row would leave most of a full block with nothing to do.
+  const int64_t warps = (plan.width + 32 * kPiece<T> - 1) / (32 * kPiece<T>);
+  const dim3 block{static_cast<unsigned>(32 * std::clamp<int64_t>(warps, 1, kThreads / 32)), 1, 1};
+  return TFC_LAUNCH(row_scales<T>, grid, block, block.x / 32 * sizeof(double), stream, a);
 }
 
 }  // namespace

@@ -27,6 +27,8 @@ struct DeviceGuard {
 using DeviceGuard = c10::cuda::CUDAGuard;
 #endif
 
+constexpr c10::DeviceType kDeviceType = c10::DeviceType::TFC_CUDA_KEY;
+
 // Of the current device: the stream that torch runs its own kernels on.
 cudaStream_t current_stream();
 

@@ -31,7 +31,7 @@ DeviceGroups::DeviceGroups(const Grouping& groups, int64_t rows) {
   classes_ = class_ptr_.numel() - 1;
   label_at_ = at::empty({rows}, order_.options().dtype(at::kInt));
   groups_ = {order_.const_data_ptr<int64_t>(), class_ptr_.const_data_ptr<int64_t>(),
-             label_at_.const_data_ptr<int32_t>()};
+             label_at_.const_data_ptr<int32_t>(), classes_};
   check(cuda::expand_classes(groups_.class_ptr, rows, classes_, label_at_.mutable_data_ptr<int32_t>(),
                              current_stream()),
         "expand_classes");
@@ -39,7 +39,6 @@ DeviceGroups::DeviceGroups(const Grouping& groups, int64_t rows) {
 
 void measure(Job job, const at::Tensor& feature, const at::Tensor& gradient, const at::Tensor& grad_in,
              const Grouping& groups, const cuda::Results& results) {
-  const DeviceGroups on_device(groups, feature.size(0));
   const cuda::Plan plan = cuda::make_plan(job, scalar_of(feature.scalar_type()), feature.size(0),
                                           feature.size(1), groups.labelled(), current_device());
   const at::Tensor workspace = at::empty({plan.workspace_bytes}, feature.options().dtype(at::kByte));
@@ -54,7 +53,10 @@ void measure(Job job, const at::Tensor& feature, const at::Tensor& gradient, con
     batch.grad_in = grad_in.mutable_data_ptr();
     batch.grad_in_stride = grad_in.stride(0);
   }
-  batch.groups = on_device.groups();
+  if (groups.labelled()) {
+    batch.groups = {groups.order.const_data_ptr<int64_t>(), groups.class_ptr.const_data_ptr<int64_t>(),
+                    nullptr, groups.class_ptr.numel() - 1};
+  }
   check(cuda::measure(batch, plan, workspace.mutable_data_ptr(), results, current_stream()), "measure");
 }
 

@@ -1,0 +1,112 @@
+// relu_probe_backward and tap_backward on CUDA; see ../probe_ops.cpp for what they are.
+//
+// Nothing is read back: whether the step is recorded, where the units of a site lie and whether the labels
+// are those of the rows is found by the kernels (admission.cuh), so a captured graph may be replayed. A batch
+// that does not fit is left out and noted on the device; the recorder tells at the next drain. grad_in is
+// right in any case.
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/threshold_backward.h>
+#include <torch/library.h>
+
+#include "../batch_faults.h"
+#include "../probe_ops.h"
+#include "measure.h"
+#include "sites_seen.h"
+
+namespace tfc::ops::on_cuda {
+namespace {
+
+using at::Tensor;
+
+void check_device(const Tensor& grad, const Tensor& feature, const Tensor& order, const Tensor& class_ptr,
+                  const Tensor& sites, const Tensor& units) {
+  for (const Tensor* tensor : {&grad, &feature, &order, &class_ptr, &units}) {
+    TORCH_CHECK_VALUE(tensor->device() == sites.device(), "a watched feature is on ", feature.device(),
+                      " and its gradient on ", grad.device(), ", but the probe records on ", sites.device(),
+                      "; make the Probe when the model is where it trains, one for each device");
+  }
+}
+
+// What can be told from the shapes alone; what order and class_ptr hold is looked at on the device.
+void check_groups(const Grouping& groups, const Tensor& feature) {
+  if (!groups.labelled()) return;
+  for (const Tensor* tensor : {&groups.class_ptr, &groups.order}) {
+    TORCH_CHECK_VALUE(tensor->scalar_type() == at::kLong && tensor->is_contiguous() && tensor->dim() == 1,
+                      "probe: ", tensor == &groups.order ? "order" : "class_ptr",
+                      " must be a contiguous int64 tensor of one dimension, got ", tensor->scalar_type(), " ",
+                      tensor->sizes());
+  }
+  TORCH_CHECK_VALUE(groups.class_ptr.numel() >= 2, "probe: class_ptr must be [num_classes + 1], got ",
+                    groups.class_ptr.sizes());
+  TORCH_CHECK_VALUE(groups.order.numel() >= feature.size(0),
+                    fault_text(BatchFault::kLabelsMissing, 0, 0, 0, 0), " (order has ", groups.order.numel(),
+                    " entries, the feature has ", feature.size(0), " rows)");
+}
+
+void record(Job job, const Tensor& grad, const Tensor& feature, const Tensor& grad_in, const Tensor& order,
+            const Tensor& class_ptr, Tensor& sites, Tensor& units, int64_t site) {
+  const Grouping groups = grouping(order, class_ptr);
+  check_groups(groups, feature);
+  const Tensor rows = as_rows(feature);
+  SitesSeen::note(sites, site, rows.size(1));
+  double* state = sites.mutable_data_ptr<double>();
+  cuda::Results results;
+  results.header = reinterpret_cast<StepHeader*>(state);
+  results.site = reinterpret_cast<BatchSums*>(state + (1 + site) * kSiteDoubles);
+  results.site_index = site;
+  results.units = units.mutable_data_ptr<int32_t>();
+  results.units_capacity = units.size(1);
+  measure(job, rows, as_rows(grad), grad_in.defined() ? as_rows(grad_in) : grad_in, groups, results);
+}
+
+// On the device of the tensors, which have been checked.
+void record_pair(const Tensor& grad, const Tensor& feature, const Tensor& order, const Tensor& class_ptr,
+                 Tensor& sites, Tensor& units, int64_t site) {
+  if (!is_supported(feature.scalar_type())) return;
+  const Tensor same = grad.scalar_type() == feature.scalar_type() ? grad : grad.to(feature.scalar_type());
+  record(Job::kPair, same, feature, {}, order, class_ptr, sites, units, site);
+}
+
+void tap_backward_cuda(const Tensor& grad, const Tensor& feature, const Tensor& order,
+                       const Tensor& class_ptr, Tensor& sites, Tensor& units, int64_t site) {
+  check_state(sites, units, site, "tap_backward");
+  check_pair(grad, feature, "tap_backward");
+  check_device(grad, feature, order, class_ptr, sites, units);
+  const DeviceGuard guard(sites.device());
+  record_pair(grad, feature, order, class_ptr, sites, units, site);
+}
+
+Tensor relu_probe_backward_cuda(const Tensor& grad, const Tensor& result, const Tensor& order,
+                                const Tensor& class_ptr, Tensor& sites, Tensor& units, int64_t site) {
+  check_state(sites, units, site, "relu_probe_backward");
+  check_pair(grad, result, "relu_probe_backward");
+  check_device(grad, result, order, class_ptr, sites, units);
+  const DeviceGuard guard(sites.device());
+  if (!can_fuse(grad, result)) {
+    record_pair(grad, result, order, class_ptr, sites, units, site);
+    return at::threshold_backward(grad, result, 0);
+  }
+  Tensor grad_in = at::empty_like(grad, grad.options(), at::MemoryFormat::Contiguous);
+  record(Job::kReluBackward, grad, result, grad_in, order, class_ptr, sites, units, site);
+  return grad_in;
+}
+
+// Saves an allocation; and what is written lies in the cache, since it has just been read.
+bool relu_probe_backward_in_place_cuda(const Tensor& grad, const Tensor& result, const Tensor& order,
+                                       const Tensor& class_ptr, Tensor& sites, Tensor& units, int64_t site) {
+  check_device(grad, result, order, class_ptr, sites, units);
+  const DeviceGuard guard(sites.device());
+  record(Job::kReluBackward, grad, result, grad, order, class_ptr, sites, units, site);
+  return true;
+}
+
+[[maybe_unused]] const bool registered =
+    (register_backward_in_place(kDeviceType, relu_probe_backward_in_place_cuda), true);
+
+}  // namespace
+}  // namespace tfc::ops::on_cuda
+
+TORCH_LIBRARY_IMPL(tfc_fast, TFC_CUDA_KEY, m) {
+  m.impl("relu_probe_backward", tfc::ops::on_cuda::relu_probe_backward_cuda);
+  m.impl("tap_backward", tfc::ops::on_cuda::tap_backward_cuda);
+}
