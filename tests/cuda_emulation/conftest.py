@@ -7,6 +7,10 @@ import pytest
 from cuda_emulation import emulation
 
 
+# A plugin, which pytest would import to look for doctests.
+collect_ignore = ["use_emulated_extension.py"]
+
+
 @pytest.fixture(scope="session")
 def library(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest):
     """The kernels of csrc/kernels/cuda, compiled for the processor."""

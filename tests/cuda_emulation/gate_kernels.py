@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 from cuda_emulation.emulation import Array, Device, _structure
-from cuda_emulation.kernels import MULTIPROCESSORS, SCALARS, SHARED_BYTES, _place_rows
+from cuda_emulation.kernels import MULTIPROCESSORS, SCALARS, SHARED_BYTES, place_rows
 from torch import Tensor
 
 # As in gate_launchers.h.
@@ -23,7 +23,7 @@ UnitRecord: Callable[..., ctypes.Structure] = _structure(
 
 
 def pack_gates(device: Device, x: Tensor, *, gap: int = 0, offset: int = 0) -> Array:
-    address, stride = _place_rows(device, x, gap, offset)
+    address, stride = place_rows(device, x, gap, offset)
     n, width = x.shape
     out_at, out = device.empty((n, -(-width // 64)), np.int64)
     device.call(
@@ -108,7 +108,7 @@ class Units:
         offset: int = 0,
         multiprocessors: int = MULTIPROCESSORS,
     ) -> None:
-        address, stride = _place_rows(self._device, x, gap, offset)
+        address, stride = place_rows(self._device, x, gap, offset)
         what = (SCALARS.index(x.dtype), stride, *x.shape, update, window, multiprocessors)
         self._device.call(
             "kernels_update_units",
