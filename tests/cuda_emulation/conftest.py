@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 from cuda_emulation import emulation
 
-
 # A plugin, which pytest would import to look for doctests.
 collect_ignore = ["use_emulated_extension.py"]
 
