@@ -83,7 +83,7 @@ __device__ __forceinline__ double rows_of_class(const int64_t* counts, int64_t c
 }
 
 // Rows of one kind of all classes; every thread gets the number.
-__device__ double total_rows(const ClassSide& side, int kind, int64_t* slots) {
+__device__ __forceinline__ double total_rows(const ClassSide& side, int kind, int64_t* slots) {
   int64_t rows = 0;
   for (int64_t c = threadIdx.x; c < side.classes; c += kThreads) rows += load(side.counts + 3 * c + kind);
   return static_cast<double>(block_sum(rows, slots));
@@ -115,29 +115,27 @@ __global__ void __launch_bounds__(kThreads) class_means(const MeansArguments a) 
   sums.all = block_sum(sums.all, slots);
   sums.within = block_sum(sums.within, slots);
   sums.within_pairs = block_sum(sums.within_pairs, slots);
-  double x_rows[3], y_rows[3];
-#pragma unroll
-  for (int kind = 0; kind < 3; ++kind) {
-    x_rows[kind] = total_rows(a.x, kind, whole);
-    y_rows[kind] = a.crossed ? total_rows(a.y, kind, whole) : 0;
+  // From the last kind to the first, which the means need: zero and non-finite rows go out at once.
+  double x_rows = 0, y_rows = 0;
+  for (int kind = 2; kind >= 0; --kind) {
+    x_rows = total_rows(a.x, kind, whole);
+    if (a.crossed) y_rows = total_rows(a.y, kind, whole);
+    if (threadIdx.x != 0) continue;
+    store(a.out + 3 + kind, x_rows);
+    if (a.crossed) store(a.out + 6 + kind, y_rows);
   }
   if (threadIdx.x != 0) return;
   if (a.crossed) {
-    sums.all_pairs = x_rows[0] * y_rows[0];
+    sums.all_pairs = x_rows * y_rows;
   } else {
-    sums.all_pairs = x_rows[0] * (x_rows[0] - 1);
-    sums.all -= x_rows[0];
-    sums.within -= x_rows[0];
+    sums.all_pairs = x_rows * (x_rows - 1);
+    sums.all -= x_rows;
+    sums.within -= x_rows;
   }
   const CosineMeans means = cosine_means(sums, a.labelled);
   store(a.out, means.all);
   store(a.out + 1, means.within);
   store(a.out + 2, means.between);
-#pragma unroll
-  for (int kind = 0; kind < 3; ++kind) {
-    store(a.out + 3 + kind, x_rows[kind]);
-    if (a.crossed) store(a.out + 6 + kind, y_rows[kind]);
-  }
 }
 
 // w_c = factors[0] S + factors[1] S_c. A mean over no pairs is a constant.
