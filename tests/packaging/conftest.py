@@ -1,3 +1,2 @@
-# A script beside check_wheel.py, which it finds there when it is run; pytest would import it to look for
-# doctests.
+# A script that finds check_wheel.py beside it when it is run; pytest would import it for doctests.
 collect_ignore = ["check_cuda_build.py"]
