@@ -68,7 +68,7 @@ dist: setup ## Build sdist and wheel, and test the wheel away from the source tr
 cuda-check: ## Compile the CUDA kernels, if nvcc is there, and look for spilled registers
 	$(PYTHON) tests/packaging/check_cuda.py
 
-cuda-report: ## The same, and write docs/cuda-kernels.txt
+cuda-report: ## The same for sm_90 too, and write docs/cuda-kernels.txt
 	$(PYTHON) tests/packaging/check_cuda.py --report docs/cuda-kernels.txt
 
 # Of 5 GB, and not part of .ci/run. CUDA_BUILD='--strict --architectures all' for the whole.

@@ -35,7 +35,6 @@ ROOT = Path(__file__).resolve().parents[2]
 TESTS = (
     "tests/csrc",
     "tests/similarity/test_means.py",
-    "tests/similarity/test_hypothesis.py",
     "tests/similarity/test_published_cases.py",
     "tests/gating/test_stats.py",
     "tests/gating/test_packed.py",
