@@ -3,8 +3,9 @@
     python tests/packaging/check_cuda.py [--report FILE] [--jobs N]
 
 Each file of csrc/kernels/cuda is compiled for the oldest and the newest architecture, with --report
-for sm_90 too, warnings being errors; a kernel that keeps registers in memory ("spills") fails the check, and so do
-row passes that do not read 16 bytes at a time. Prints a table; --report writes the one of sm_90.
+for sm_90 too, warnings being errors; a kernel that keeps registers in memory ("spills") fails the
+check, and so do row passes that do not read 16 bytes at a time. Prints a table; --report writes the
+one of sm_90.
 
 Without nvcc there is nothing to check: one line says so, and the exit status is 0.
 """
