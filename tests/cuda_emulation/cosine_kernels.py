@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,17 +57,6 @@ class Units:
     rows: Tensor  # [padded, pitch]
     factors: Array
     scales: Array  # [n, 2]
-
-
-def all_sorts_of_rows(rng: np.random.Generator, n: int, d: int, dtype: torch.dtype) -> Tensor:
-    scales = [1.0, 1e-2, 1e2] if dtype == torch.float16 else [1.0, 1e-10, 1e-30, 1e30]
-    if dtype == torch.float64:
-        scales += [1e-300, 1e300]
-    x = torch.from_numpy(rng.standard_normal((n, d)) * rng.choice(scales, (n, 1)))
-    x[torch.from_numpy(rng.random(n) < 0.1)] = 0
-    for bad in (math.nan, math.inf, -math.inf):
-        x[torch.from_numpy(rng.random(n) < 0.05), int(rng.integers(d))] = bad
-    return x.to(dtype)
 
 
 def unit_rows(

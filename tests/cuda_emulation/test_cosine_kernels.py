@@ -12,11 +12,11 @@ import torch
 from cuda_emulation.cosine_kernels import (
     SIDE,
     Units,
-    all_sorts_of_rows,
     place_tile,
     unit_rows,
 )
 from cuda_emulation.emulation import Array, Device, EmulationError, Library
+from rows import all_sorts_of_rows
 from torch import Tensor
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)

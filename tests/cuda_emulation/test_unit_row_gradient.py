@@ -10,6 +10,7 @@ import pytest
 import torch
 from cuda_emulation.emulation import Device, EmulationError, Library, bits_of, tensor_of
 from cuda_emulation.kernels import SCALARS, place_rows
+from rows import all_sorts_of_rows
 from torch import Tensor
 
 TOLERANCE = {
@@ -17,6 +18,13 @@ TOLERANCE = {
     torch.float64: 1e-14,
     torch.bfloat16: 4e-3,
     torch.float16: 5e-4,
+}
+# Gradients are as large as rows are small: those of the smallest rows there are do not fit.
+SCALES = {
+    torch.float16: (1.0, 1e-2, 1e2),
+    torch.bfloat16: (1.0, 1e-10, 1e-30, 1e30),
+    torch.float32: (1.0, 1e-10, 1e-30, 1e30),
+    torch.float64: (1.0, 1e-10, 1e-30, 1e30, 1e-300, 1e300),
 }
 each_dtype = pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 
@@ -37,17 +45,6 @@ class Gradient(ctypes.Structure):
         ("label", ctypes.c_void_p),
         ("out", ctypes.c_void_p),
     ]
-
-
-def rows_of_all_sorts(rng: np.random.Generator, n: int, d: int, dtype: torch.dtype) -> Tensor:
-    scales = [1.0, 1e-2, 1e2] if dtype == torch.float16 else [1.0, 1e-10, 1e-30, 1e30]
-    if dtype == torch.float64:
-        scales += [1e-300, 1e300]
-    x = torch.from_numpy(rng.standard_normal((n, d)) * rng.choice(scales, (n, 1)))
-    x[torch.from_numpy(rng.random(n) < 0.1)] = 0
-    for bad in (math.nan, math.inf, -math.inf):
-        x[torch.from_numpy(rng.random(n) < 0.05), int(rng.integers(d))] = bad
-    return x.to(dtype)
 
 
 def gradient_of(
@@ -106,7 +103,7 @@ def test_every_shape(
     dtype: torch.dtype,
     weights_dtype: torch.dtype,
 ) -> None:
-    x = rows_of_all_sorts(rng, n, d, dtype)
+    x = all_sorts_of_rows(rng, n, d, dtype, SCALES)
     weights = torch.from_numpy(rng.standard_normal((n, d))).to(weights_dtype)
     seed, gap, offset = (int(v) for v in rng.integers(0, 5, 3))
     for where in ({}, {"gap": gap, "offset": offset}, {"gap": 16, "offset": 8}):
@@ -118,7 +115,7 @@ def test_which_weights_belong_to_a_row(
     library: Library, rng: np.random.Generator, dtype: torch.dtype
 ) -> None:
     n, d = 30, 41
-    x, order = rows_of_all_sorts(rng, n, d, dtype), rng.permutation(n)
+    x, order = all_sorts_of_rows(rng, n, d, dtype, SCALES), rng.permutation(n)
     place = np.argsort(order)
     weights = torch.from_numpy(rng.standard_normal((n, d)))
     check(x, weights[place], gradient_of(library, x, weights, order))

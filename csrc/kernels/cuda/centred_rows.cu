@@ -104,8 +104,8 @@ cudaError_t launch_means(const ClassedRows& a, double* means, cudaStream_t strea
 
 template <typename T, typename Out>
 cudaError_t launch_rows(const ClassedRows& a, const CentredRows& to, cudaStream_t stream) {
-  const Aligned aligned{reinterpret_cast<uintptr_t>(a.rows) % 16 == 0 && a.stride % kPiece<T> == 0,
-                        reinterpret_cast<uintptr_t>(to.means) % 16 == 0 && a.width % kPiece<double> == 0};
+  const Aligned aligned{is_aligned(a.rows, a.stride, sizeof(T)),
+                        is_aligned(to.means, a.width, sizeof(double))};
   const dim3 grid{static_cast<unsigned>(to.padded_rows), 1, 1};
   const dim3 block{threads_for<T>(a.width), 1, 1};
   return TFC_LAUNCH((centred_rows_kernel<T, Out>), grid, block, block.x / 32 * sizeof(double), stream, a, to,
@@ -126,30 +126,12 @@ cudaError_t launch_rows(const ClassedRows& a, const CentredRows& to, cudaStream_
 
 cudaError_t class_means(const ClassedRows& a, double* means, cudaStream_t stream) {
   if (a.classes == 0 || a.width == 0) return cudaSuccess;
-  switch (a.scalar) {
-    case Scalar::kFloat32:
-      return launch_means<float>(a, means, stream);
-    case Scalar::kFloat64:
-      return launch_means<double>(a, means, stream);
-    case Scalar::kBFloat16:
-      return launch_means<BFloat16>(a, means, stream);
-    default:
-      return launch_means<Half>(a, means, stream);
-  }
+  return with_element(a.scalar, [&]<typename T>() { return launch_means<T>(a, means, stream); });
 }
 
 cudaError_t centred_rows(const ClassedRows& a, const CentredRows& to, cudaStream_t stream) {
   if (to.padded_rows == 0) return cudaSuccess;
-  switch (a.scalar) {
-    case Scalar::kFloat32:
-      return launch_rows<float>(a, to, stream);
-    case Scalar::kFloat64:
-      return launch_rows<double>(a, to, stream);
-    case Scalar::kBFloat16:
-      return launch_rows<BFloat16>(a, to, stream);
-    default:
-      return launch_rows<Half>(a, to, stream);
-  }
+  return with_element(a.scalar, [&]<typename T>() { return launch_rows<T>(a, to, stream); });
 }
 
 }  // namespace tfc::cuda

@@ -276,8 +276,7 @@ cudaError_t add_class_sums(const void* rows, int64_t stride, const Groups& group
   scales.rows = plan.rows;
   scales.width = plan.width;
   scales.scales[0] = plan.scales;
-  const bool aligned =
-      reinterpret_cast<uintptr_t>(rows) % 16 == 0 && stride * scales.scalar_bytes() % 16 == 0;
+  const bool aligned = is_aligned(rows, stride, bytes_of(plan.scalar));
   const Pass pass{batch, scales, static_cast<char*>(workspace), aligned};
   cudaError_t error = launch_row_scales(pass, stream);
   if (error != cudaSuccess) return error;
@@ -293,19 +292,7 @@ cudaError_t add_class_sums(const void* rows, int64_t stride, const Groups& group
                              plan.pitch,
                              pass.at<double>(plan.partials),
                              to};
-  switch (plan.scalar) {
-    case Scalar::kFloat32:
-      error = launch<float>(a, plan, stream);
-      break;
-    case Scalar::kFloat64:
-      error = launch<double>(a, plan, stream);
-      break;
-    case Scalar::kBFloat16:
-      error = launch<BFloat16>(a, plan, stream);
-      break;
-    default:
-      error = launch<Half>(a, plan, stream);
-  }
+  error = with_element(plan.scalar, [&]<typename T>() { return launch<T>(a, plan, stream); });
   if (error != cudaSuccess || plan.chunks == 1 || plan.width == 0) return error;
   const dim3 grid{static_cast<unsigned>((plan.chunks - 1) * divide_up(plan.width, 32)), 1, 1};
   const dim3 block{kJoinWarps * 32, 1, 1};

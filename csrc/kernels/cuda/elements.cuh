@@ -4,6 +4,7 @@
 // Rows that are not 16-byte aligned, and the last columns of a row, are read and written one by one.
 #pragma once
 
+#include "../jobs.h"
 #include "device.cuh"
 
 namespace tfc::cuda {
@@ -166,5 +167,25 @@ struct GateBytes {
     return static_cast<int32_t>(words[i / 4] >> (i % 4 * 8) & 255u);
   }
 };
+
+// Whether every row begins at a multiple of 16 bytes.
+inline bool is_aligned(const void* rows, int64_t stride, int64_t element_bytes) {
+  return reinterpret_cast<uintptr_t>(rows) % 16 == 0 && stride * element_bytes % 16 == 0;
+}
+
+// launch.operator()<T>() with the type of the elements.
+template <typename Launch>
+cudaError_t with_element(Scalar scalar, const Launch& launch) {
+  switch (scalar) {
+    case Scalar::kFloat32:
+      return launch.template operator()<float>();
+    case Scalar::kFloat64:
+      return launch.template operator()<double>();
+    case Scalar::kBFloat16:
+      return launch.template operator()<BFloat16>();
+    default:
+      return launch.template operator()<Half>();
+  }
+}
 
 }  // namespace tfc::cuda

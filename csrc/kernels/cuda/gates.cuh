@@ -48,9 +48,4 @@ __device__ __forceinline__ uint4 load_elements(const T* row, int64_t column, int
   return load_piece<T>(row + column, 0, inside, /*aligned=*/false);
 }
 
-// Whether every row can be read 16 bytes at a time.
-inline bool rows_are_aligned(const void* rows, int64_t stride, int64_t scalar_bytes) {
-  return reinterpret_cast<uintptr_t>(rows) % 16 == 0 && stride * scalar_bytes % 16 == 0;
-}
-
 }  // namespace tfc::cuda

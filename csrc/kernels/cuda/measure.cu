@@ -103,19 +103,16 @@ namespace {
 
 constexpr int64_t kMostRows = (int64_t{1} << 31) - (1 << 16);  // positions are 32 bits in the row pass
 
-bool is_aligned(const void* rows, int64_t stride, const Plan& plan) {
-  return reinterpret_cast<uintptr_t>(rows) % 16 == 0 && stride * plan.scalar_bytes() % 16 == 0;
-}
-
 }  // namespace
 
 cudaError_t measure(const Batch& batch, const Plan& plan, void* workspace, const Results& results,
                     cudaStream_t stream) {
   if (plan.rows > kMostRows || plan.width > kMostRows) return cudaErrorInvalidValue;
-  bool aligned = is_aligned(batch.feature, batch.feature_stride, plan);
-  if (plan.tensors() == 2) aligned = aligned && is_aligned(batch.gradient, batch.gradient_stride, plan);
+  const int64_t bytes = plan.scalar_bytes();
+  bool aligned = is_aligned(batch.feature, batch.feature_stride, bytes);
+  if (plan.tensors() == 2) aligned = aligned && is_aligned(batch.gradient, batch.gradient_stride, bytes);
   if (plan.job == Job::kReluBackward) {
-    aligned = aligned && is_aligned(batch.grad_in, batch.grad_in_stride, plan);
+    aligned = aligned && is_aligned(batch.grad_in, batch.grad_in_stride, bytes);
   }
   const Pass pass{batch, plan, static_cast<char*>(workspace), aligned};
   if (plan.cosines() && !plan.fused) {

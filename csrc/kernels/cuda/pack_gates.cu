@@ -150,7 +150,7 @@ cudaError_t launch(const void* rows, int64_t stride, int64_t n, int64_t width, i
                            width,
                            all,
                            static_cast<uint32_t>(half_words),
-                           rows_are_aligned(rows, stride, sizeof(T)),
+                           is_aligned(rows, stride, sizeof(T)),
                            reinterpret_cast<uint32_t*>(out)};  // the lower half of a word comes first
   const dim3 grid{static_cast<unsigned>(blocks), 1, 1};
   const dim3 block{kThreads, 1, 1};
@@ -161,16 +161,7 @@ cudaError_t launch(const void* rows, int64_t stride, int64_t n, int64_t width, i
 
 cudaError_t pack_gates(const void* rows, Scalar scalar, int64_t stride, int64_t n, int64_t width,
                        int64_t* out, cudaStream_t stream) {
-  switch (scalar) {
-    case Scalar::kFloat32:
-      return launch<float>(rows, stride, n, width, out, stream);
-    case Scalar::kFloat64:
-      return launch<double>(rows, stride, n, width, out, stream);
-    case Scalar::kBFloat16:
-      return launch<BFloat16>(rows, stride, n, width, out, stream);
-    default:
-      return launch<Half>(rows, stride, n, width, out, stream);
-  }
+  return with_element(scalar, [&]<typename T>() { return launch<T>(rows, stride, n, width, out, stream); });
 }
 
 }  // namespace tfc::cuda

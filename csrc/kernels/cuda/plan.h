@@ -54,7 +54,7 @@ struct Plan {
   bool cosines() const { return job != Job::kGates; }
   bool counts() const { return job != Job::kCosine; }
   int64_t sum_bytes() const { return scalar == Scalar::kFloat64 ? 8 : 4; }
-  int64_t scalar_bytes() const { return scalar == Scalar::kFloat64 ? 8 : scalar == Scalar::kFloat32 ? 4 : 2; }
+  int64_t scalar_bytes() const { return bytes_of(scalar); }
 };
 
 constexpr int kColumnThreads = 512;  // of the column pass: 32 columns, 16 ranges of chunks

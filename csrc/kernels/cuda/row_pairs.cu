@@ -153,10 +153,6 @@ cudaError_t launch(const PairArguments& a, cudaStream_t stream) {
   return TFC_LAUNCH(row_pairs<T>, grid, block, kWarps * sizeof(double), stream, a, by_block);
 }
 
-bool is_aligned(const void* rows, int64_t stride, int64_t scalar_bytes) {
-  return reinterpret_cast<uintptr_t>(rows) % 16 == 0 && stride * scalar_bytes % 16 == 0;
-}
-
 constexpr int64_t kMost = (int64_t{1} << 31) - (1 << 16);  // columns are 32 bits, blocks 31
 
 }  // namespace
@@ -164,7 +160,7 @@ constexpr int64_t kMost = (int64_t{1} << 31) - (1 << 16);  // columns are 32 bit
 cudaError_t pair_cosines(const RowPairs& pairs, uint8_t* states, double* cosines, double* summary,
                          cudaStream_t stream) {
   if (pairs.rows > kMost || pairs.width > kMost) return cudaErrorInvalidValue;
-  const int64_t bytes = pairs.scalar == Scalar::kFloat64 ? 8 : pairs.scalar == Scalar::kFloat32 ? 4 : 2;
+  const int64_t bytes = bytes_of(pairs.scalar);
   const PairArguments a{
       pairs.left,
       pairs.right,
@@ -177,19 +173,7 @@ cudaError_t pair_cosines(const RowPairs& pairs, uint8_t* states, double* cosines
       cosines};
   cudaError_t error = cudaSuccess;
   if (pairs.rows > 0) {
-    switch (pairs.scalar) {
-      case Scalar::kFloat32:
-        error = launch<float>(a, stream);
-        break;
-      case Scalar::kFloat64:
-        error = launch<double>(a, stream);
-        break;
-      case Scalar::kBFloat16:
-        error = launch<BFloat16>(a, stream);
-        break;
-      default:
-        error = launch<Half>(a, stream);
-    }
+    error = with_element(pairs.scalar, [&]<typename T>() { return launch<T>(a, stream); });
   }
   if (error != cudaSuccess) return error;
   const int64_t threads = (pairs.rows + 31) / 32 * 32;

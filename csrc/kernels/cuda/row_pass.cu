@@ -366,16 +366,7 @@ cudaError_t launch_row_pass(const Pass& pass, const Results& results, cudaStream
                            pass.at<unsigned>(plan.blocks_ended),
                            pass.at<Admission>(plan.admission),
                            results};
-  switch (plan.scalar) {
-    case Scalar::kFloat32:
-      return launch_job<float>(a, plan, stream);
-    case Scalar::kFloat64:
-      return launch_job<double>(a, plan, stream);
-    case Scalar::kBFloat16:
-      return launch_job<BFloat16>(a, plan, stream);
-    default:
-      return launch_job<Half>(a, plan, stream);
-  }
+  return with_element(plan.scalar, [&]<typename T>() { return launch_job<T>(a, plan, stream); });
 }
 
 }  // namespace tfc::cuda

@@ -87,16 +87,7 @@ cudaError_t launch_row_scales(const Pass& pass, cudaStream_t stream) {
                              {pass.at<void>(plan.scales[0]), pass.at<void>(plan.scales[1])},
                              static_cast<int32_t>(plan.width),
                              pass.aligned};
-  switch (plan.scalar) {
-    case Scalar::kFloat32:
-      return launch<float>(a, plan, stream);
-    case Scalar::kFloat64:
-      return launch<double>(a, plan, stream);
-    case Scalar::kBFloat16:
-      return launch<BFloat16>(a, plan, stream);
-    default:
-      return launch<Half>(a, plan, stream);
-  }
+  return with_element(plan.scalar, [&]<typename T>() { return launch<T>(a, plan, stream); });
 }
 
 }  // namespace tfc::cuda

@@ -71,15 +71,11 @@ __global__ void __launch_bounds__(512) unit_row_gradient_kernel(UnitRowGradient 
   });
 }
 
-template <typename T>
-bool is_aligned(const void* rows, int64_t stride) {
-  return reinterpret_cast<uintptr_t>(rows) % 16 == 0 && stride % kPiece<T> == 0;
-}
-
 template <typename T, typename Weight>
 cudaError_t launch(const UnitRowGradient& a, cudaStream_t stream) {
-  const Aligned aligned{is_aligned<T>(a.rows, a.stride), is_aligned<Weight>(a.weights, a.weights_stride),
-                        is_aligned<T>(a.out, a.width)};
+  const Aligned aligned{is_aligned(a.rows, a.stride, sizeof(T)),
+                        is_aligned(a.weights, a.weights_stride, sizeof(Weight)),
+                        is_aligned(a.out, a.width, sizeof(T))};
   const dim3 grid{static_cast<unsigned>(a.n), 1, 1};
   const dim3 block{threads_for<T>(a.width), 1, 1};
   return TFC_LAUNCH((unit_row_gradient_kernel<T, Weight>), grid, block, block.x / 32 * sizeof(double), stream,
@@ -95,16 +91,7 @@ cudaError_t launch(const UnitRowGradient& a, cudaStream_t stream) {
 
 cudaError_t unit_row_gradient(const UnitRowGradient& a, cudaStream_t stream) {
   if (a.n == 0 || a.width == 0) return cudaSuccess;
-  switch (a.scalar) {
-    case Scalar::kFloat32:
-      return launch<float>(a, stream);
-    case Scalar::kFloat64:
-      return launch<double>(a, stream);
-    case Scalar::kBFloat16:
-      return launch<BFloat16>(a, stream);
-    default:
-      return launch<Half>(a, stream);
-  }
+  return with_element(a.scalar, [&]<typename T>() { return launch<T>(a, stream); });
 }
 
 }  // namespace tfc::cuda

@@ -61,7 +61,7 @@ __global__ void __launch_bounds__(512) unit_rows_kernel(UnitRows a, bool aligned
 
 template <typename T, typename Out>
 cudaError_t launch(const UnitRows& a, cudaStream_t stream) {
-  const bool aligned = reinterpret_cast<uintptr_t>(a.rows) % 16 == 0 && a.stride % kPiece<T> == 0;
+  const bool aligned = is_aligned(a.rows, a.stride, sizeof(T));
   const int64_t rows = a.out == nullptr && a.factors == nullptr ? a.n : a.padded_rows;
   const dim3 grid{static_cast<unsigned>(rows), 1, 1};
   const dim3 block{threads_for<T>(a.width), 1, 1};
@@ -85,16 +85,7 @@ cudaError_t launch(const UnitRows& a, cudaStream_t stream) {
 }  // namespace
 
 cudaError_t unit_rows(const UnitRows& a, cudaStream_t stream) {
-  switch (a.scalar) {
-    case Scalar::kFloat32:
-      return launch<float>(a, stream);
-    case Scalar::kFloat64:
-      return launch<double>(a, stream);
-    case Scalar::kBFloat16:
-      return launch<BFloat16>(a, stream);
-    default:
-      return launch<Half>(a, stream);
-  }
+  return with_element(a.scalar, [&]<typename T>() { return launch<T>(a, stream); });
 }
 
 }  // namespace tfc::cuda

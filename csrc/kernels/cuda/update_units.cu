@@ -81,7 +81,7 @@ cudaError_t launch(UpdateArguments a, const Device& device, cudaStream_t stream)
   const int64_t pieces = (a.width + kPiece<T> - 1) / kPiece<T>;
   a.across = 1;
   while (a.across < 32 && a.across < pieces) a.across *= 2;
-  a.aligned = rows_are_aligned(a.rows, a.stride, sizeof(T));
+  a.aligned = is_aligned(a.rows, a.stride, sizeof(T));
   // As many blocks as the device holds, but a thread has a few rows.
   constexpr int64_t kBlocks = 8;
   constexpr int64_t kRows = 4;
@@ -104,16 +104,7 @@ cudaError_t update_units(const void* rows, Scalar scalar, int64_t stride, int64_
                          cudaStream_t stream) {
   if (n == 0 || width == 0) return cudaSuccess;
   const UpdateArguments a{rows, stride, n, width, 0, 0, false, units, update, window};
-  switch (scalar) {
-    case Scalar::kFloat32:
-      return launch<float>(a, device, stream);
-    case Scalar::kFloat64:
-      return launch<double>(a, device, stream);
-    case Scalar::kBFloat16:
-      return launch<BFloat16>(a, device, stream);
-    default:
-      return launch<Half>(a, device, stream);
-  }
+  return with_element(scalar, [&]<typename T>() { return launch<T>(a, device, stream); });
 }
 
 }  // namespace tfc::cuda
