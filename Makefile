@@ -71,7 +71,7 @@ cuda-check: ## Compile the CUDA kernels, if nvcc is there, and look for spilled 
 cuda-report: ## The same for sm_90 too, and write docs/cuda-kernels.txt
 	$(PYTHON) tests/packaging/check_cuda.py --report docs/cuda-kernels.txt
 
-# Of 5 GB, and not part of .ci/run. CUDA_BUILD='--strict --architectures all' for the whole.
+# Of 5 GB, and not part of .ci/run. CUDA_BUILD='--architectures all' for the whole.
 cuda-build-check: ## Build for CUDA in an environment of its own, with nvcc but no need of a GPU, and look at it
 	$(PYTHON) tests/packaging/check_cuda_build.py $(CUDA_BUILD)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import itertools
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar
@@ -19,7 +20,7 @@ __all__ = ["Faiss", "NumKong", "ScikitLearn"]
 _CHUNKS_PER_THREAD = 8
 
 
-class _NumpyProvider(Provider):
+class _NumpyProvider(Provider, ABC):
     """A library of numpy arrays, which have no bfloat16."""
 
     dtypes = (torch.float32,)
@@ -29,8 +30,8 @@ class _NumpyProvider(Provider):
         super().__init__(x, threads)
         self.array: npt.NDArray[np.float32] = x.numpy()
 
-    def matrix(self) -> npt.NDArray[Any]:
-        raise NotImplementedError
+    @abstractmethod
+    def matrix(self) -> npt.NDArray[Any]: ...
 
     def mean(self) -> Any:
         return off_diagonal(self.matrix()).mean(dtype=np.float64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -18,7 +19,7 @@ KINDS: tuple[Kind, ...] = ("all", "within", "between")
 
 
 @dataclass(frozen=True)
-class PairHistogram:
+class PairHistogram(ABC):
     """Counts of pairs of rows in each bin, int64 `[bins]`, by kind of pair."""
 
     all: Array
@@ -56,13 +57,13 @@ class PairHistogram:
         ax.legend()
         return ax
 
+    @abstractmethod
     def _bars(self, kind: Kind) -> tuple[np.ndarray, np.ndarray]:
         """Counts `[bars]` as they are drawn, and where the bars begin and end, `[bars + 1]`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _quantity(self) -> str:
         """What is counted, as the label of an axis."""
-        raise NotImplementedError
 
     def _counts(self, kind: Kind) -> np.ndarray:
         if kind not in KINDS:

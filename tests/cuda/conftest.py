@@ -14,10 +14,6 @@ from tfc_fast import _C
 REQUIRED = "TFC_FAST_REQUIRE_GPU"
 
 
-def has_cuda(op: str) -> bool:
-    return bool(torch._C._dispatch_has_kernel_for_dispatch_key(f"tfc_fast::{op}", "CUDA"))
-
-
 def _left_out(reason: str) -> None:
     if os.environ.get(REQUIRED) == "1":
         pytest.fail(f"{reason}, but {REQUIRED}=1", pytrace=False)
@@ -35,12 +31,8 @@ def device() -> torch.device:
 
 
 @pytest.fixture(autouse=True)
-def needs(request: pytest.FixtureRequest, device: torch.device) -> None:
-    """Leaves out a test marked `needs_ops(...)` whose ops have no CUDA yet."""
-    for marker in request.node.iter_markers("needs_ops"):
-        missing = [op for op in marker.args if not has_cuda(op)]
-        if missing:
-            pytest.skip(f"no ops for CUDA: {', '.join(missing)}")
+def only_with_a_gpu(device: torch.device) -> None:
+    """For tests that do not ask for the device by name."""
 
 
 @pytest.fixture

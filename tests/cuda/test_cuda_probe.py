@@ -17,8 +17,6 @@ from tfc_fast import Probe
 from tfc_fast.models import MLP
 from tfc_fast.records import COLUMNS
 
-pytestmark = pytest.mark.needs_ops("relu_probe_backward", "tap_backward", "group_labels")
-
 CLASSES = 5
 ROWS, FEATURES, WIDTH = 70, 20, 48
 STATISTICS = COLUMNS[3:]

@@ -5,15 +5,12 @@ Needs `lightning`: `pip install 'tfc_fast[lightning]'`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 
-from tfc_fast.integrations._labels import LabelRule, find_labels
-from tfc_fast.integrations._metrics import DEFAULT_COLUMNS, LogSink, Metrics, check_columns
-from tfc_fast.probe import Probe, Sites
-from tfc_fast.records import Records, Sink, empty
+from tfc_fast.integrations._callback import ProbeOwner
+from tfc_fast.integrations._metrics import LogSink, Metrics
 
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer
@@ -26,7 +23,7 @@ except ImportError as error:
 __all__ = ["TFCCallback"]
 
 
-class TFCCallback(Callback):
+class TFCCallback(ProbeOwner, Callback):
     """Records the statistics of every watched layer at every optimizer step of a `Trainer.fit`.
 
     The training itself is unchanged, bit for bit. One record is made per optimizer step; with
@@ -61,56 +58,20 @@ class TFCCallback(Callback):
         callback.history()["feature_cos_between"]
     """
 
-    def __init__(
-        self,
-        sites: Sites = "relu",
-        *,
-        num_classes: int | None = None,
-        labels: LabelRule | None = None,
-        columns: Sequence[str] = DEFAULT_COLUMNS,
-        sinks: Sequence[Sink] = (),
-        every: int = 1,
-        window: int = 100,
-    ) -> None:
-        super().__init__()
-        self._sites = sites
-        self._num_classes = num_classes
-        self._labels = labels or find_labels
-        self._columns = check_columns(columns)
-        self._sinks = tuple(sinks)
-        self._every = every
-        self._window = window
-        self._trainer: Trainer | None = None
-        self._state: dict[str, Any] | None = None
-        self._probe: Probe | None = None
-        self._loss: Tensor | None = None
-        self._steps = 0
-
-    @property
-    def probe(self) -> Probe | None:
-        """The probe of the last or present training; None before the first."""
-        return self._probe
-
-    def history(self) -> Records:
-        """All records of the last or present training; see `tfc_fast.Probe.history`."""
-        return empty() if self._probe is None else self._probe.history()
+    _trainer: Trainer | None = None
+    _state: dict[str, Any] | None = None
+    _loss: Tensor | None = None
+    _steps = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Attach the probe."""
         self._trainer = trainer
         log = LogSink(self._log, self._columns, max(1, getattr(trainer, "log_every_n_steps", 50)))
-        self._probe = Probe(
-            pl_module,
-            self._sites,
-            num_classes=self._num_classes,
-            every=self._every,
-            window=self._window,
-            sinks=[log, *self._sinks],
-        )
+        probe = self._make_probe(pl_module, log)
         if self._state is not None:
-            self._probe.load_state_dict(self._state)
+            probe.load_state_dict(self._state)
             self._state = None
-        self._probe.attach()
+        probe.attach()
         self._steps = trainer.global_step
         self._loss = None
 
@@ -119,7 +80,7 @@ class TFCCallback(Callback):
     ) -> None:
         """Tell the probe the labels."""
         assert self._probe is not None
-        self._probe.batch(None if self._num_classes is None else self._labels(batch))
+        self._probe.batch(self._labels_of(batch))
 
     def on_train_batch_end(
         self,
@@ -144,13 +105,13 @@ class TFCCallback(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Give the model back as it was."""
-        self._close()
+        self.close()
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         """Give the model back as it was, with all records kept."""
-        self._close()
+        self.close()
 
     def state_dict(self) -> dict[str, Any]:
         """For Lightning's checkpoints: step and windows of the probe."""
@@ -165,7 +126,3 @@ class TFCCallback(Callback):
         if self._trainer.is_global_zero:
             for logger in self._trainer.loggers:
                 logger.log_metrics(metrics, step=step)
-
-    def _close(self) -> None:
-        if self._probe is not None:
-            self._probe.close()

@@ -5,17 +5,15 @@ Needs `transformers`: `pip install 'tfc_fast[transformers]'`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from tfc_fast.integrations._labels import LabelRule, find_labels
-from tfc_fast.integrations._metrics import DEFAULT_COLUMNS, check_columns, metrics_of, steps_of
-from tfc_fast.probe import Probe, Sites
-from tfc_fast.records import Records, Sink, empty
+from tfc_fast.integrations._callback import ProbeOwner
+from tfc_fast.integrations._metrics import metrics_of, steps_of
 
 try:
     from transformers import Trainer, TrainerCallback
@@ -28,7 +26,7 @@ except ImportError as error:
 __all__ = ["TFCCallback"]
 
 
-class TFCCallback(TrainerCallback):
+class TFCCallback(ProbeOwner, TrainerCallback):
     """Records the statistics of every watched layer at every optimizer step of `Trainer.train`.
 
     The training itself is unchanged, bit for bit. One record is made per optimizer step; with
@@ -67,37 +65,9 @@ class TFCCallback(TrainerCallback):
         callback.history()["feature_cos_between"]
     """
 
-    def __init__(
-        self,
-        sites: Sites = "relu",
-        *,
-        num_classes: int | None = None,
-        labels: LabelRule | None = None,
-        columns: Sequence[str] = DEFAULT_COLUMNS,
-        sinks: Sequence[Sink] = (),
-        every: int = 1,
-        window: int = 100,
-    ) -> None:
-        self._sites = sites
-        self._num_classes = num_classes
-        self._labels = labels or find_labels
-        self._columns = check_columns(columns)
-        self._sinks = tuple(sinks)
-        self._every = every
-        self._window = window
-        self._probe: Probe | None = None
-        self._hooks: list[RemovableHandle] = []
-        self._losses: list[Tensor] = []
-        self._shares = False  # the model's losses are shares of the mean over the step, to be added
-
-    @property
-    def probe(self) -> Probe | None:
-        """The probe of the last or present training; None before the first."""
-        return self._probe
-
-    def history(self) -> Records:
-        """All records of the last or present training; see `tfc_fast.Probe.history`."""
-        return empty() if self._probe is None else self._probe.history()
+    _hooks: tuple[RemovableHandle, ...] = ()
+    _losses: tuple[Tensor, ...] = ()
+    _shares = False  # the model's losses are shares of the mean over the step, to be added
 
     def add_to(self, trainer: Trainer) -> None:
         """Make this the Trainer's first callback, so that its reports have our numbers, too."""
@@ -109,33 +79,25 @@ class TFCCallback(TrainerCallback):
         """Give the model back as it was: only needed where an exception has ended a training."""
         for hook in self._hooks:
             hook.remove()
-        self._hooks = []
-        if self._probe is not None:
-            self._probe.close()
+        self._hooks = ()
+        super().close()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Attach the probe."""
         model: nn.Module = kwargs["model"]
         self.close()
-        self._probe = Probe(
-            model,
-            self._sites,
-            num_classes=self._num_classes,
-            every=self._every,
-            window=self._window,
-            sinks=self._sinks,
-        ).attach()
-        self._losses = []
-        self._hooks = [
+        self._make_probe(model).attach()
+        self._losses = ()
+        self._hooks = (
             model.register_forward_pre_hook(self._before_forward, with_kwargs=True),
             model.register_forward_hook(self._after_forward),
-        ]
+        )
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Close the step: all gradients are there."""
         if self._probe is None:
             return
-        losses, self._losses = self._losses, []
+        losses, self._losses = self._losses, ()
         loss = torch.stack(losses).sum() if losses else None
         if loss is not None and not self._shares:
             loss = loss / len(losses)
@@ -165,7 +127,7 @@ class TFCCallback(TrainerCallback):
         if self._probe is None or not (model.training and torch.is_grad_enabled()):
             return
         self._shares = kwargs.get("num_items_in_batch") is not None
-        self._probe.batch(None if self._num_classes is None else self._labels(kwargs))
+        self._probe.batch(self._labels_of(kwargs))
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _after_forward(self, model: nn.Module, args: Any, output: Any) -> None:
@@ -173,4 +135,4 @@ class TFCCallback(TrainerCallback):
             return
         loss = output.get("loss") if isinstance(output, Mapping) else None
         if isinstance(loss, Tensor):
-            self._losses.append(loss.detach())
+            self._losses += (loss.detach(),)

@@ -1,0 +1,66 @@
+"""What the callbacks of all frameworks have in common: their arguments and their probe."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from tfc_fast.integrations._labels import LabelRule, find_labels
+from tfc_fast.integrations._metrics import DEFAULT_COLUMNS, check_columns
+from tfc_fast.probe import Probe, Sites
+from tfc_fast.records import Records, Sink, empty
+
+
+class ProbeOwner:
+    """Holds the arguments until a training begins, and the probe from then on."""
+
+    def __init__(
+        self,
+        sites: Sites = "relu",
+        *,
+        num_classes: int | None = None,
+        labels: LabelRule | None = None,
+        columns: Sequence[str] = DEFAULT_COLUMNS,
+        sinks: Sequence[Sink] = (),
+        every: int = 1,
+        window: int = 100,
+    ) -> None:
+        super().__init__()
+        self._sites = sites
+        self._num_classes = num_classes
+        self._label_rule = labels or find_labels
+        self._columns = check_columns(columns)
+        self._sinks = tuple(sinks)
+        self._every = every
+        self._window = window
+        self._probe: Probe | None = None
+
+    @property
+    def probe(self) -> Probe | None:
+        """The probe of the last or present training; None before the first."""
+        return self._probe
+
+    def history(self) -> Records:
+        """All records of the last or present training; see `tfc_fast.Probe.history`."""
+        return empty() if self._probe is None else self._probe.history()
+
+    def close(self) -> None:
+        """Give the model back as it was. Needed only where nothing else ends a training."""
+        if self._probe is not None:
+            self._probe.close()
+
+    def _make_probe(self, model: nn.Module, *sinks: Sink) -> Probe:
+        self._probe = Probe(
+            model,
+            self._sites,
+            num_classes=self._num_classes,
+            every=self._every,
+            window=self._window,
+            sinks=[*sinks, *self._sinks],
+        )
+        return self._probe
+
+    def _labels_of(self, batch: Any) -> Tensor | None:
+        return None if self._num_classes is None else self._label_rule(batch)
