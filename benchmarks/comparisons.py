@@ -115,7 +115,7 @@ KEPT_MEMORY = (
         pair_workloads.cosine_spread,
         pair_workloads.SPREAD_CASES,
         1,
-        "cosine_spread: time / time of half the Gram matrix of the smaller side, by torch.mm\n"
+        "cosine_spread with classes: time / time of half the Gram matrix of the smaller side, by torch.mm\n"
         "(lower is better)",
         "ours_by_peer",
     ),

@@ -38,7 +38,7 @@ MATRIX_CASES = cases(
     torch.float32,
 )
 HISTOGRAM_CASES = cases(("16384x512",), torch.float32)
-SPREAD_CASES = cases(("8192x512", "4096x2048", "2048x4096"), torch.float32)
+SPREAD_CASES = cases(("16384x256", "8192x512", "4096x2048", "2048x4096"), torch.float32)
 AGREEMENT_CASES = cases(("8192x4096",), torch.float32)
 MEAN_CASES = cases(("8192x512",), torch.float32)
 
@@ -88,12 +88,13 @@ def cosine_histogram(case: Case) -> Workload:
 
 
 def cosine_spread(case: Case) -> Workload:
-    """`similarity.cosine_spread`, and half a Gram matrix of the smaller side for scale."""
+    """`similarity.cosine_spread` with labels, and half a Gram matrix of the smaller side."""
     x = _x(case)
+    labels = labels_of(len(x), torch.Generator().manual_seed(1))
     smaller = x if len(x) <= x.shape[1] else x.T.contiguous()
 
     def ours() -> object:
-        return similarity.cosine_spread(x)
+        return similarity.cosine_spread(x, labels)
 
     return Workload(f"cosine_spread {case}", {"ours": ours, "gram": _gram(smaller)}, case)
 

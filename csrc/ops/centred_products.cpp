@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "../kernels/cpu/dispatch.h"
+#include "across_classes.h"
 #include "gemm.h"
 #include "tiles.h"
 
@@ -23,6 +24,13 @@ template <typename Real>
 cpu::SumSquaresFunction<Real> sum_squares() {
   if constexpr (std::is_same_v<Real, float>) return cpu::kernels().sum_squares_float;
   if constexpr (std::is_same_v<Real, double>) return cpu::kernels().sum_squares_double;
+}
+
+// Pairs are ordered: each product with a mean of another class stands in two of them.
+PairSquares with(const AcrossSquares& across, PairSquares squares) {
+  squares.between += 2 * across.sum;
+  squares.between_error += 2 * across.error;
+  return squares;
 }
 
 template <typename Real>
@@ -52,7 +60,8 @@ PairSquares from_row_products(const UnitRows& centred, const Classes& classes) {
   // Each product is off by its own rounding of the entries, some 2^-24 |w_i| |w_j|.
   const double total = sum(classes.squares);
   const double error = sizeof(Real) == sizeof(double) ? 0 : 0x1p-46 * total * total;
-  return {2 * sum(sums.within), 2 * sum(sums.between), error, error};
+  return with(across_classes<Real>(centred, classes),
+              {2 * sum(sums.within), 2 * sum(sums.between), error, error});
 }
 
 // Some rows of one class, packed for products with each other.
@@ -61,23 +70,33 @@ class PackedRows {
  public:
   explicit PackedRows(const UnitRows& centred)
       : centred_(centred),
-        most_(std::clamp(rounded_up(kEntries / centred.kernel.width, cpu::kPanelStep), 4 * cpu::kPanelStep,
-                         kMostRows)),
+        most_(rows_at_once(centred.kernel.width)),
         left_stride_(most_ + cpu::kPanelStep),
         right_stride_(rounded_up(centred.kernel.width, cpu::kPanelStep) + cpu::kPanelStep),
         left_(static_cast<size_t>((right_stride_ - cpu::kPanelStep) * left_stride_)),
-        right_(static_cast<size_t>(most_ * right_stride_)) {}
+        right_(static_cast<size_t>(most_ * right_stride_)),
+        as_they_are_(static_cast<size_t>(AcrossClasses<Real>::kMostRows), {1, 1}) {}
 
   int64_t most() const { return most_; }
 
-  void pack(int64_t first, int64_t last) {
-    constexpr int64_t kBlock = 4 * cpu::kPanelStep;
+  // `across`: to be given the rows; null: it has had them.
+  void pack(int64_t first, int64_t last, AcrossClasses<Real>* across) {
+    constexpr int64_t kBlock = AcrossClasses<Real>::kMostRows;
     at::parallel_for(0, divided_up(last - first, kBlock), 1, [&](int64_t from, int64_t to) {
-      const int64_t begin = first + from * kBlock;
-      const int64_t end = std::min(last, first + to * kBlock);
-      pack_columns<Real>(centred_)(centred_.kernel, begin, end, left_.data() + from * kBlock, left_stride_);
-      pack_rows<Real>(centred_)(centred_.kernel, begin, end, right_.data() + from * kBlock * right_stride_,
-                                right_stride_);
+      for (int64_t begin = from * kBlock; begin < std::min(last - first, to * kBlock); begin += kBlock) {
+        const int64_t end = std::min(last - first, begin + kBlock);
+        Real* right = right_.data() + begin * right_stride_;
+        pack_rows<Real>(centred_)(centred_.kernel, first + begin, first + end, right, right_stride_);
+        // The same rows once more, from where they are in the cache.
+        UnitRows packed{};
+        packed.kernel.data = right;
+        packed.kernel.stride = right_stride_;
+        packed.kernel.width = centred_.kernel.width;
+        packed.kernel.scales = as_they_are_.data();
+        packed.scalar = std::is_same_v<Real, float> ? cpu::Scalar::kFloat32 : cpu::Scalar::kFloat64;
+        pack_columns<Real>(packed)(packed.kernel, 0, end - begin, left_.data() + begin, left_stride_);
+        if (across != nullptr) across->add(first + begin, first + end, right, right_stride_);
+      }
     });
     rows_ = last - first;
     std::fill(right_.begin() + rows_ * right_stride_,
@@ -98,14 +117,22 @@ class PackedRows {
   }
 
  private:
-  static constexpr int64_t kMostRows = 1024;  // float sums run no longer than that
-  static constexpr int64_t kEntries = int64_t{1} << 20;
+  // Few enough to stay in a second-level cache when the rows are narrow, and so many when they are wide
+  // that adding up the products of units does not take longer than making them.
+  static int64_t rows_at_once(int64_t width) {
+    constexpr int64_t kEntries = int64_t{1} << 20;
+    const int64_t wanted = std::clamp<int64_t>(width / 4, 256, 512);
+    const int64_t room = std::max(4 * cpu::kPanelStep, kEntries / width);
+    return rounded_up(std::min(wanted, room), cpu::kPanelStep);
+  }
+
   const UnitRows& centred_;
   int64_t most_;
   // Not powers of two: what is read a stride apart must not fall into one set of the cache.
   int64_t left_stride_, right_stride_;
   std::vector<Real> left_;   // [width, most]
   std::vector<Real> right_;  // [most, width]
+  std::vector<cpu::UnitScale> as_they_are_;
   int64_t rows_ = 0;
 };
 
@@ -123,13 +150,13 @@ class ColumnProducts {
         of_class_(longest_class() > most ? products_.size() : 0),
         of_all_(one_class() ? 0 : products_.size()) {}
 
-  void operator()(PackedRows<Real>& packed, TileSums& sums) {
+  void operator()(PackedRows<Real>& packed, AcrossClasses<Real>* across, TileSums& sums) {
     for (int64_t c = 0; c < valid_.classes(); ++c) {
       const int64_t begin = valid_.class_ptr[c];
       const int64_t end = valid_.class_ptr[c + 1];
       for (int64_t row = begin; row < end; row += packed.most()) {
         const int64_t until = std::min(end, row + packed.most());
-        packed.pack(row, until);
+        packed.pack(row, until, across);
         for_each([&](const TilePlace& tile) {
           Real* product = products_.data() + place(tile);
           packed.multiply(tile, grid_.width(), product);
@@ -209,13 +236,15 @@ PairSquares from_column_products(const UnitRows& centred, const Classes& classes
   const int64_t band = std::max<int64_t>(1, kEntriesAtATime / (grid.height() * grid.width()));
   TileSums sums(grid.count());
   PackedRows<Real> packed(centred);
+  AcrossClasses<Real> across(classes);
   for (int64_t first = 0; first < grid.count(); first += band) {
     const int64_t last = std::min(grid.count(), first + band);
-    ColumnProducts<Real>(classes.valid, grid, first, last, packed.most())(packed, sums);
+    ColumnProducts<Real>(classes.valid, grid, first, last, packed.most())(
+        packed, first == 0 ? &across : nullptr, sums);
   }
   const double within = sum(sums.within);
   const double all = sum(sums.between);
-  return less_diagonal(classes, within, all, sizeof(Real) == sizeof(float));
+  return with(across.total(), less_diagonal(classes, within, all, sizeof(Real) == sizeof(float)));
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
-// Sums of squares of the products w_i.w_j of centred rows (centred_rows.h), from tiles of the n x n
-// products, or from the d x d products C = sum_i w_i w_i^T of each class, as |C|^2 less its diagonal
-// terms; whichever is less work. Neither matrix is ever held.
+// Sums of squares of the products w_i.w_j of centred rows (centred_rows.h), and with them those of
+// across_classes.h. The first are from tiles of the n x n products, or from the d x d products
+// C = sum_i w_i w_i^T of each class, as |C|^2 less its diagonal terms; whichever is less work. Neither
+// matrix is ever held.
 #pragma once
 
 #include "centred_rows.h"
@@ -10,7 +11,7 @@ namespace tfc::ops {
 // Sums of squares over ordered pairs of rows, and how far off rounding may have left them.
 struct PairSquares {
   double within = 0;   // of w_i.w_j about its mean over the class
-  double between = 0;  // of w_i.w_j
+  double between = 0;  // of m_e.w_i + w_i.w_j + m_c.w_j, as the sum of the three squares
   double within_error = 0;
   double between_error = 0;
 };

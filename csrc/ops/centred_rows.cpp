@@ -14,11 +14,13 @@ Classes describe(const UnitRows& rows, const ValidRows& valid) {
   const int64_t count = valid.classes();
   const auto scalar = static_cast<int>(rows.scalar);
   const cpu::Kernels& kernels = cpu::kernels();
-  Classes classes{valid, {}, {}, {}, {}};
+  Classes classes{valid, {}, {}, {}, {}, {}, {}};
   classes.means.resize(static_cast<size_t>(count * width));
   classes.counts.resize(static_cast<size_t>(count));
   classes.squares.resize(static_cast<size_t>(valid.count()));
   classes.scatter.resize(static_cast<size_t>(count));
+  classes.centre.resize(static_cast<size_t>(width));
+  classes.along.resize(static_cast<size_t>(valid.count()));
   for (int64_t c = 0; c < count; ++c) {
     classes.counts[c] = static_cast<double>(valid.class_ptr[c + 1] - valid.class_ptr[c]);
   }
@@ -33,25 +35,24 @@ Classes describe(const UnitRows& rows, const ValidRows& valid) {
     for (int64_t c = 0; c < count; ++c) {
       double* mean = classes.means.data() + c * width;
       kernels.sum_unit_rows[scalar](columns, valid.class_ptr[c], valid.class_ptr[c + 1], mean + first);
-      for (int64_t j = first; j < last; ++j) mean[j] /= classes.counts[c];
+      for (int64_t j = first; j < last; ++j) {
+        classes.centre[j] += mean[j] / static_cast<double>(valid.count());
+        mean[j] /= classes.counts[c];
+      }
     }
   });
   const UnitRows centred = centred_rows(rows, classes);
-  std::vector<double> across(count > 1 ? classes.squares.size() : 0);
-  at::parallel_for(
-      0, rows.count, std::max<int64_t>(1, kElementsPerThread / std::max<int64_t>(1, width * count)),
-      [&](int64_t first, int64_t last) {
-        std::vector<double> scratch(count > 1 ? static_cast<size_t>(cpu::kRowsAtOnce * count) : 0);
-        kernels.centred_squares[scalar](centred.kernel, count, classes.counts.data(), first, last,
-                                        scratch.data(), classes.squares.data(), across.data());
-      });
+  at::parallel_for(0, rows.count, std::max<int64_t>(1, kElementsPerThread / std::max<int64_t>(1, width)),
+                   [&](int64_t first, int64_t last) {
+                     kernels.centred_squares[scalar](centred.kernel, classes.centre.data(), first, last,
+                                                     classes.squares.data(), classes.along.data());
+                   });
   for (int64_t c = 0; c < count; ++c) {
     const auto* squares = classes.squares.data();
     classes.scatter[c] =
         std::accumulate(squares + valid.class_ptr[c], squares + valid.class_ptr[c + 1], 0.0) /
         classes.counts[c];
   }
-  classes.across = std::accumulate(across.begin(), across.end(), 0.0);
   return classes;
 }
 
@@ -61,6 +62,17 @@ UnitRows centred_rows(const UnitRows& rows, const Classes& classes) {
   centred.kernel.means_stride = rows.kernel.width;
   centred.kernel.label = classes.valid.label.data();
   return centred;
+}
+
+UnitRows rows_of_means(const Classes& classes, const std::vector<cpu::UnitScale>& as_they_are) {
+  UnitRows means{};
+  means.count = classes.valid.classes();
+  means.kernel.width = static_cast<int64_t>(classes.centre.size());
+  means.kernel.stride = means.kernel.width;
+  means.kernel.data = classes.means.data();
+  means.kernel.scales = as_they_are.data();
+  means.scalar = cpu::Scalar::kFloat64;
+  return means;
 }
 
 }  // namespace tfc::ops

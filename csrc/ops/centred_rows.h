@@ -13,7 +13,8 @@ struct Classes {
   std::vector<double> counts;   // [classes] rows
   std::vector<double> squares;  // [rows] |w_i|^2
   std::vector<double> scatter;  // [classes] their mean
-  double across = 0;            // sum over rows i and classes e but its own of counts[e] (m_e.w_i)^2
+  std::vector<double> centre;   // [width] mean of all rows
+  std::vector<double> along;    // [rows] centre.w_i
 
   // Distance of the mean product w_i.w_j of the pairs of class c from 0, downwards.
   double shift(int64_t c) const { return scatter[c] / (counts[c] - 1); }
@@ -23,5 +24,8 @@ Classes describe(const UnitRows& rows, const ValidRows& valid);
 
 // The rows w_i. Refers to `classes`.
 UnitRows centred_rows(const UnitRows& rows, const Classes& classes);
+
+// The means m_c, to be packed. Refers to both; `as_they_are`: scales of 1, one per class.
+UnitRows rows_of_means(const Classes& classes, const std::vector<cpu::UnitScale>& as_they_are);
 
 }  // namespace tfc::ops

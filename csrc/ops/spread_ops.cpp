@@ -11,8 +11,8 @@
 //                     2 (n + 2) sum_i a_i^2 + sum_ij (w_i.w_j + s / (n - 1))^2
 //
 // Nothing cancels there, and averages are kept as distances from 1. The sums of (w_i.w_j)^2 come from
-// centred_products.h: the quickest way first, then better ones while what is left is so small that
-// the rounding of that way may show.
+// centred_products.h, those of (m_e.w_i)^2 from across_classes.h: the quickest way first, then better ones
+// while what is left is so small that the rounding of that way may show.
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
@@ -27,17 +27,10 @@ namespace tfc::ops {
 namespace {
 
 // Of the distances of m_c.m_e from 1, over pairs of rows.
-Moments between_means(const Classes& classes, int64_t width) {
+Moments between_means(const Classes& classes) {
   const int64_t count = classes.valid.classes();
   const std::vector<cpu::UnitScale> as_they_are(static_cast<size_t>(count), {1, 1});
-  UnitRows means{};
-  means.kernel.data = classes.means.data();
-  means.kernel.stride = width;
-  means.kernel.width = width;
-  means.kernel.scales = as_they_are.data();
-  means.scalar = cpu::Scalar::kFloat64;
-  means.count = count;
-
+  const UnitRows means = rows_of_means(classes, as_they_are);
   std::vector<Moments> distances(static_cast<size_t>(TileGrid(count, count, true).count()));
   for_each_tile<double>(means, means, /*triangle=*/true, [&] {
     return [&](const Tile<double>& tile) {
@@ -53,7 +46,6 @@ Moments between_means(const Classes& classes, int64_t width) {
   });
   Moments between;
   for (const Moments& tile : distances) between.add(tile);
-  between.squares += classes.across;
   return between;
 }
 
@@ -126,7 +118,7 @@ Spread spread_of(const UnitRows& rows, const ValidRows& valid) {
   const UnitRows centred = centred_rows(rows, classes);
   Spread spread;
   spread.within = within_means(classes);
-  if (valid.classes() > 1) spread.between = between_means(classes, rows.kernel.width);
+  if (valid.classes() > 1) spread.between = between_means(classes);
   ProductsOf products;
   products.quickest = [&](bool in_float) {
     return in_float ? products_of<float>(centred, classes) : products_of<double>(centred, classes);

@@ -81,6 +81,11 @@ TFC_INLINE void add_square(P& sum, const P& value) {
   for (int i = 0; i < P::kParts; ++i) sum.part[i] += value.part[i] * value.part[i];
 }
 
+template <typename P>
+TFC_INLINE void add_product(P& sum, const P& left, const P& right) {
+  for (int i = 0; i < P::kParts; ++i) sum.part[i] += left.part[i] * right.part[i];
+}
+
 template <typename P, typename Scale>
 TFC_INLINE void add_scaled(P& sum, const P& value, Scale scale) {
   for (int i = 0; i < P::kParts; ++i) sum.part[i] += value.part[i] * scale;

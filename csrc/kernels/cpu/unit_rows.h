@@ -49,14 +49,11 @@ using PackPairsFunction = PackFunction<uint16_t>;
 // sum[j] += entry j of every row of positions first ... last - 1, one after the other.
 using SumUnitRowsFunction = void (*)(const UnitRows&, int64_t first, int64_t last, double* sum);
 
-// For rows u - m, by position, with m_e the means of the `classes` classes and n_e the rows they have:
-//   squares[i]  squared length of row i
-//   across[i]   sum over the classes e that are not its own of n_e (m_e . row i)^2
-// `scratch`: [kRowsAtOnce, classes]. With one class nothing is across: neither is then touched.
+// For rows u - m, by position: squares[i], the squared length of row i, and along[i], its product with
+// `direction`, [width].
 constexpr int kRowsAtOnce = 4;
-using CentredSquaresFunction = void (*)(const UnitRows&, int64_t classes, const double* rows_of_class,
-                                        int64_t first, int64_t last, double* scratch, double* squares,
-                                        double* across);
+using CentredSquaresFunction = void (*)(const UnitRows&, const double* direction, int64_t first, int64_t last,
+                                        double* squares, double* along);
 
 constexpr int64_t kPanelStep = 16;
 constexpr int64_t kPairStep = 2 * kPanelStep;

@@ -81,12 +81,28 @@ struct UnitRow {
   }
 };
 
+// Rows of a class lie anywhere: no hardware foresees the next one.
+template <typename T>
+struct NextRow {
+  const T* x;  // null: there is none
+
+  static TFC_INLINE NextRow at(const UnitRows& rows, int64_t position, int64_t last) {
+    if (!rows.order || position >= last) return {nullptr};
+    return {(const T*)rows.data + rows.order[position] * rows.stride};
+  }
+  TFC_INLINE void prefetch(int64_t j) const {
+    if (x) __builtin_prefetch(x + j);
+  }
+};
+
 template <typename T, typename Out>
 void unit_rows(const UnitRows& rows, int64_t first, int64_t last, Out* out, int64_t out_stride) {
   for (int64_t i = first; i < last; ++i, out += out_stride) {
     const auto row = UnitRow<T>::at(rows, i);
+    const auto next = NextRow<T>::at(rows, i + kRowsAtOnce, last);
     int64_t j = 0;
     for (; j + kLanes <= rows.width; j += kLanes) {
+      next.prefetch(j);
       store<Out, typename PackOf<Out>::Native>(out + j, PackOf<Out>::from(row.entries(j, rows.width)));
     }
     if (j < rows.width) {
@@ -199,9 +215,11 @@ void pair_columns(const UnitRows& rows, int64_t first, int64_t last, uint16_t* o
 
 // Positions `first` ... with fewer than kRowsAtOnce rows left: the others are rows of zeros.
 template <typename T>
-TFC_INLINE void find_rows(const UnitRows& rows, int64_t first, int64_t last, UnitRow<T>* row) {
+TFC_INLINE void find_rows(const UnitRows& rows, int64_t first, int64_t last, UnitRow<T>* row,
+                          NextRow<T>* next) {
   for (int r = 0; r < kRowsAtOnce; ++r) {
     row[r] = first + r < last ? UnitRow<T>::at(rows, first + r) : UnitRow<T>{};
+    next[r] = NextRow<T>::at(rows, first + kRowsAtOnce + r, last);
   }
 }
 
@@ -209,8 +227,10 @@ template <typename T>
 void sum_unit_rows(const UnitRows& rows, int64_t first, int64_t last, double* sum) {
   for (int64_t i = first; i < last; i += kRowsAtOnce) {
     UnitRow<T> row[kRowsAtOnce];
-    find_rows(rows, i, last, row);
+    NextRow<T> next[kRowsAtOnce];
+    find_rows(rows, i, last, row, next);
     for (int64_t j = 0; j < rows.width; j += kLanes) {
+      for (int r = 0; r < kRowsAtOnce; ++r) next[r].prefetch(j);
       const int64_t left = rows.width - j;
       double lane[kLanes];
       double* at = left < kLanes ? lane : sum + j;
@@ -224,57 +244,26 @@ void sum_unit_rows(const UnitRows& rows, int64_t first, int64_t last, double* su
 }
 
 template <typename T>
-void centred_squares(const UnitRows& rows, int64_t classes, const double* rows_of_class, int64_t first,
-                     int64_t last, double* scratch, double* squares, double* across) {
-  constexpr int64_t kChunk = 16 * kLanes;
-  alignas(64) double entries[kRowsAtOnce][kChunk];
+void centred_squares(const UnitRows& rows, const double* direction, int64_t first, int64_t last,
+                     double* squares, double* along) {
   for (int64_t i = first; i < last; i += kRowsAtOnce) {
     UnitRow<T> row[kRowsAtOnce];
-    find_rows(rows, i, last, row);
-    double length[kRowsAtOnce] = {};
-    if (classes > 1) std::memset(scratch, 0, kRowsAtOnce * classes * sizeof(double));
-    for (int64_t begin = 0; begin < rows.width; begin += kChunk) {
-      const int64_t end = rows.width - begin < kChunk ? rows.width : begin + kChunk;
+    NextRow<T> next[kRowsAtOnce];
+    Doubles square[kRowsAtOnce], product[kRowsAtOnce];
+    find_rows(rows, i, last, row, next);
+    for (int r = 0; r < kRowsAtOnce; ++r) square[r] = product[r] = zeros<Doubles>();
+    for (int64_t j = 0; j < rows.width; j += kLanes) {
+      const Doubles towards = widened_entries(direction, j, rows.width);
       for (int r = 0; r < kRowsAtOnce; ++r) {
-        Doubles sum = zeros<Doubles>();
-        for (int64_t j = begin; j < end; j += kLanes) {
-          const Doubles value = row[r].entries(j, rows.width);
-          store<double, NativeDouble>(entries[r] + (j - begin), value);
-          add_square(sum, value);
-        }
-        length[r] += total(sum);
-      }
-      for (int64_t e = 0; classes > 1 && e < classes; ++e) {
-        const double* mean = rows.means + e * rows.means_stride;
-        Doubles sum[kRowsAtOnce];
-        for (int r = 0; r < kRowsAtOnce; ++r) sum[r] = zeros<Doubles>();
-        for (int64_t j = begin; j < end; j += kLanes) {
-          double lane[kLanes];
-          const double* from = mean + j;
-          if (rows.width - j < kLanes) {
-            copy_some(lane, from, rows.width - j);
-            from = lane;
-          }
-          const Doubles centre = load<double, NativeDouble>(from);
-          for (int r = 0; r < kRowsAtOnce; ++r) {
-            const Doubles value = load<double, NativeDouble>(entries[r] + (j - begin));
-            for (int part = 0; part < Doubles::kParts; ++part) {
-              sum[r].part[part] += centre.part[part] * value.part[part];
-            }
-          }
-        }
-        for (int r = 0; r < kRowsAtOnce; ++r) scratch[r * classes + e] += total(sum[r]);
+        next[r].prefetch(j);
+        const Doubles value = row[r].entries(j, rows.width);
+        add_square(square[r], value);
+        add_product(product[r], towards, value);
       }
     }
     for (int r = 0; r < kRowsAtOnce && i + r < last; ++r) {
-      squares[i + r] = length[r];
-      if (classes <= 1) continue;
-      const double* dot = scratch + r * classes;
-      double sum = 0;
-      for (int64_t e = 0; e < classes; ++e) {
-        if (e != rows.label[i + r]) sum += rows_of_class[e] * dot[e] * dot[e];
-      }
-      across[i + r] = sum;
+      squares[i + r] = total(square[r]);
+      along[i + r] = total(product[r]);
     }
   }
 }

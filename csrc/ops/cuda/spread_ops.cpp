@@ -63,7 +63,8 @@ Tensor to_device(const std::vector<T>& values, const Tensor& like, at::ScalarTyp
   return view.to(like.options().dtype(type), /*non_blocking=*/false, /*copy=*/true);
 }
 
-// Rows that take part on the device, with what `Classes` holds of them on the host, but for the means.
+// Rows that take part on the device, with what `Classes` holds of them on the host, but for the
+// means and the centre.
 class DeviceClasses {
  public:
   DeviceClasses(const Tensor& rows, const Scales& scales, const ValidRows& valid)
@@ -73,7 +74,7 @@ class DeviceClasses {
         class_ptr_(to_device(valid.class_ptr, rows, at::kLong)),
         scales_(scales.on_device),
         means_(at::empty({valid.classes(), rows.size(1)}, rows.options().dtype(at::kDouble))),
-        classes_{valid, {}, {}, {}, {}} {
+        classes_{valid, {}, {}, {}, {}, {}, {}} {
     kernel_.scalar = scalar_of(rows.scalar_type());
     kernel_.rows = rows_.const_data_ptr();
     kernel_.stride = rows_.stride(0);
@@ -95,6 +96,8 @@ class DeviceClasses {
   int64_t count() const { return kernel_.n; }
   int64_t width() const { return kernel_.width; }
   const Classes& on_host() const { return classes_; }
+  // Sum over rows i and classes e but its own of counts[e] (m_e.w_i)^2.
+  double across() const { return across_; }
   const Tensor& means() const { return means_; }
   const Tensor& label() const { return label_; }
   const Tensor& counts() const { return counts_; }
@@ -139,7 +142,7 @@ class DeviceClasses {
     }
     const Tensor copy = squares.cpu();
     classes_.squares.assign(copy.const_data_ptr<double>(), copy.const_data_ptr<double>() + count());
-    classes_.across = across.item<double>();
+    across_ = across.item<double>();
     for (int64_t c = 0; c < valid.classes(); ++c) {
       const auto begin = classes_.squares.begin();
       classes_.scatter.push_back(
@@ -151,6 +154,7 @@ class DeviceClasses {
   Tensor rows_, order_, label_, class_ptr_, scales_, means_, counts_;
   cuda::ClassedRows kernel_{};
   Classes classes_;
+  double across_ = 0;
 };
 
 // Of the distances of m_c.m_e from 1, over pairs of rows.
@@ -181,7 +185,6 @@ Moments between_means(const DeviceClasses& classes) {
     const double* band_moments = bands.const_data_ptr<double>() + 3 * i;
     between.add({band_moments[0], band_moments[1], band_moments[2]});
   }
-  between.squares += classes.on_host().across;
   return between;
 }
 
@@ -267,11 +270,17 @@ PairSquares from_column_products(const DeviceClasses& classes, at::ScalarType ty
   return less_diagonal(host, sum_within, sum_all, type == at::kFloat);
 }
 
+// Pairs are ordered: each product with a mean of another class stands in two of them.
+PairSquares with_across(PairSquares squares, const DeviceClasses& classes) {
+  squares.between += 2 * classes.across();
+  return squares;
+}
+
 PairSquares products_of(const DeviceClasses& classes, at::ScalarType type) {
   const Classes& host = classes.on_host();
-  return columns_are_quicker(classes.count(), classes.width(), host.valid.classes())
-             ? from_column_products(classes, type)
-             : from_row_products(classes, type);
+  const bool by_columns = columns_are_quicker(classes.count(), classes.width(), host.valid.classes());
+  return with_across(by_columns ? from_column_products(classes, type) : from_row_products(classes, type),
+                     classes);
 }
 
 Spread spread_of(const Tensor& rows, const Scales& scales, const ValidRows& valid) {
@@ -283,7 +292,7 @@ Spread spread_of(const Tensor& rows, const Scales& scales, const ValidRows& vali
   spread.add_products(
       rows.scalar_type() != at::kDouble,
       {[&](bool in_float) { return products_of(classes, in_float ? at::kFloat : at::kDouble); },
-       [&] { return from_row_products(classes, at::kDouble); }});
+       [&] { return with_across(from_row_products(classes, at::kDouble), classes); }});
   return spread;
 }
 
