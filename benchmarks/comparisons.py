@@ -115,8 +115,8 @@ KEPT_MEMORY = (
         pair_workloads.cosine_spread,
         pair_workloads.SPREAD_CASES,
         1,
-        "cosine_spread with classes: time / time of half the Gram matrix of the smaller side, by torch.mm\n"
-        "(lower is better)",
+        "cosine_spread with classes: time / time of half the Gram matrix of the smaller side, by\n"
+        "torch.mm (lower is better)",
         "ours_by_peer",
     ),
     Comparison(
