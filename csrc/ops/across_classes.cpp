@@ -1,11 +1,10 @@
 #include "across_classes.h"
 
-#include <ATen/Parallel.h>
-
 #include <algorithm>
 #include <cmath>
 #include <memory>
 #include <numeric>
+#include <type_traits>
 
 #include "gemm.h"
 #include "tiles.h"
@@ -26,6 +25,50 @@ double squared_distances(const Classes& classes) {
   return sum;
 }
 
+// The means less the centre, to be packed.
+struct CentredMeans {
+  explicit CentredMeans(const Classes& classes)
+      : as_they_are(classes.counts.size(), {1, 1}), one_centre(classes.counts.size()) {
+    rows = rows_of_means(classes, as_they_are);
+    rows.kernel.means = classes.centre.data();
+    rows.kernel.means_stride = rows.kernel.width;
+    rows.kernel.label = one_centre.data();
+  }
+  CentredMeans(const CentredMeans&) = delete;
+  CentredMeans& operator=(const CentredMeans&) = delete;
+
+  std::vector<cpu::UnitScale> as_they_are;
+  std::vector<int64_t> one_centre;
+  UnitRows rows{};
+};
+
+// Row i and the classes first ... last - 1, of which products[0 ...] are the products with the row.
+template <typename Real>
+double sum_of_row(const Classes& classes, int64_t i, int64_t first, int64_t last, const Real* products) {
+  const auto some = [&](int64_t from, int64_t until) {
+    double sum = 0;
+    for (int64_t e = from; e < until; ++e) {
+      const double along = classes.along[i] + static_cast<double>(products[e - first]);
+      sum += classes.counts[e] * along * along;
+    }
+    return sum;
+  };
+  const int64_t own = std::clamp(classes.valid.label[i], first, last);
+  const int64_t other = std::clamp(classes.valid.label[i] + 1, first, last);
+  return some(first, own) + some(other, last);
+}
+
+template <typename Real>
+AcrossSquares with_error(double sum, const Classes& classes) {
+  if constexpr (std::is_same_v<Real, double>) return {sum, 0};
+  // Each product is off by the rounding of its entries, some 2^-24 of |w_i| times the distance, and of its
+  // sum, which grows with the number of runs (gemm.h) when all roundings go one way; 2^-20 leaves room for
+  // both.
+  const double squares = std::accumulate(classes.squares.begin(), classes.squares.end(), 0.0);
+  const double off = 0x1p-40 * squares * squared_distances(classes);
+  return {sum, 2 * std::sqrt(sum * off) + off};
+}
+
 }  // namespace
 
 template <typename Real>
@@ -38,13 +81,8 @@ AcrossClasses<Real>::AcrossClasses(const Classes& classes)
   if (classes.valid.classes() < 2) return;
   means_.resize(static_cast<size_t>(depth_ * stride_));
   of_row_.resize(static_cast<size_t>(classes.valid.count()));
-  const std::vector<cpu::UnitScale> as_they_are(classes.counts.size(), {1, 1});
-  const std::vector<int64_t> one_centre(classes.counts.size());
-  UnitRows means = rows_of_means(classes, as_they_are);
-  means.kernel.means = classes.centre.data();
-  means.kernel.means_stride = means.kernel.width;
-  means.kernel.label = one_centre.data();
-  pack_columns<Real>(means)(means.kernel, 0, means.count, means_.data(), stride_);
+  const CentredMeans means(classes);
+  pack_columns<Real>(means.rows)(means.rows.kernel, 0, means.rows.count, means_.data(), stride_);
 }
 
 template <typename Real>
@@ -56,51 +94,36 @@ void AcrossClasses<Real>::add(int64_t first, int64_t last, const Real* rows, int
     gemm(height, columns_, std::min(kDepth<Real>, depth_ - k), rows + k, stride, means_.data() + k * stride_,
          stride_, /*add=*/k > 0, products.get(), columns_);
   }
-  const Real* product = products.get();
-  for (int64_t i = first; i < last; ++i, product += columns_) {
-    const auto square = [&](int64_t e) {
-      const double along = classes_.along[i] + static_cast<double>(product[e]);
-      return classes_.counts[e] * along * along;
-    };
-    const int64_t own = classes_.valid.label[i];
-    double sum = 0;
-    for (int64_t e = 0; e < own; ++e) sum += square(e);
-    for (int64_t e = own + 1; e < classes_.valid.classes(); ++e) sum += square(e);
-    of_row_[i] = sum;
+  const int64_t count = classes_.valid.classes();
+  for (int64_t i = first; i < last; ++i) {
+    of_row_[i] = sum_of_row(classes_, i, 0, count, products.get() + (i - first) * columns_);
   }
 }
 
 template <typename Real>
 AcrossSquares AcrossClasses<Real>::total() const {
   if (means_.empty()) return {};
-  AcrossSquares across;
-  across.sum = std::accumulate(of_row_.begin(), of_row_.end(), 0.0);
-  // Each product is off by its own rounding of the entries.
-  const double rounding = std::is_same_v<Real, float> ? 0x1p-46 : 0x1p-104;
-  const double squares = std::accumulate(classes_.squares.begin(), classes_.squares.end(), 0.0);
-  const double off = rounding * squares * squared_distances(classes_);
-  across.error = 2 * std::sqrt(across.sum * off) + off;
-  return across;
+  return with_error<Real>(std::accumulate(of_row_.begin(), of_row_.end(), 0.0), classes_);
 }
 
 template <typename Real>
 AcrossSquares across_classes(const UnitRows& centred, const Classes& classes) {
-  if (classes.valid.classes() < 2) return {};
-  constexpr int64_t kRows = AcrossClasses<Real>::kMostRows;
-  AcrossClasses<Real> across(classes);
-  const int64_t stride = rounded_up(centred.kernel.width, cpu::kPanelStep) + cpu::kPanelStep;
-  const int64_t tasks = divided_up(centred.count, kRows);
-  // Two tasks are run inside a parallel region even if the second is empty.
-  at::parallel_for(0, std::max<int64_t>(2, tasks), 1, [&](int64_t first_task, int64_t last_task) {
-    std::vector<Real> rows(static_cast<size_t>(kRows * stride));
-    for (int64_t first = first_task * kRows; first < std::min(centred.count, last_task * kRows);
-         first += kRows) {
-      const int64_t last = std::min(centred.count, first + kRows);
-      pack_rows<Real>(centred)(centred.kernel, first, last, rows.data(), stride);
-      across.add(first, last, rows.data(), stride);
-    }
+  const int64_t count = classes.valid.classes();
+  if (count < 2) return {};
+  const CentredMeans means(classes);
+  // One entry per tile, so that they are added in a fixed order.
+  std::vector<double> sums(static_cast<size_t>(TileGrid(centred.count, count, /*triangle=*/false).count()));
+  for_each_tile<Real>(centred, means.rows, /*triangle=*/false, [&] {
+    return [&](const Tile<Real>& tile) {
+      double sum = 0;
+      for (int64_t i = tile.row; i < tile.row + tile.rows; ++i) {
+        sum += sum_of_row(classes, i, tile.column, tile.column + tile.columns,
+                          tile.cosines + (i - tile.row) * tile.stride);
+      }
+      sums[tile.index] = sum;
+    };
   });
-  return across.total();
+  return with_error<Real>(std::accumulate(sums.begin(), sums.end(), 0.0), classes);
 }
 
 template class AcrossClasses<float>;

@@ -7,11 +7,12 @@ namespace tfc::ops {
 
 struct AcrossSquares {
   double sum = 0;    // over rows i and classes e but its own, of counts[e] (m_e.w_i)^2
-  double error = 0;  // how far off rounding may have left it
+  double error = 0;  // how far off rounding in float may have left it; there is no better way than double
 };
 
-// Multiplied in Real, as (m_e - centre).w_i, to which centre.w_i in double is added: where all rows are
-// nearly parallel both are tiny, and m_e.w_i itself would drown in the rounding of its terms.
+// For rows that are packed for products with each other anyway. Multiplied in Real, as (m_e - centre).w_i, to
+// which centre.w_i in double is added: where all rows are nearly parallel both are tiny, and m_e.w_i itself
+// would drown in the rounding of its terms.
 template <typename Real>
 class AcrossClasses {
  public:
@@ -19,8 +20,9 @@ class AcrossClasses {
 
   explicit AcrossClasses(const Classes& classes);
 
-  // Rows first ... last - 1, kMostRows at most, packed `stride` entries apart, zeros up to a multiple of
-  // kPanelStep; as many rows are read. Any thread may do so; each row wants it once.
+  // Rows first ... last - 1, kMostRows at most, packed `stride` entries apart, with zeros beyond their
+  // width. Rows up to a multiple of kPanelStep are read: those beyond `last` may hold anything finite.
+  // Called inside a parallel region, by any thread; each row wants it once.
   void add(int64_t first, int64_t last, const Real* rows, int64_t stride);
   AcrossSquares total() const;
 
@@ -31,7 +33,7 @@ class AcrossClasses {
   std::vector<double> of_row_;  // summed up in the end, so that the order is fixed
 };
 
-// Packs all rows for that.
+// The same, from tiles.
 template <typename Real>
 AcrossSquares across_classes(const UnitRows& centred, const Classes& classes);
 

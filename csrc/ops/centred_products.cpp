@@ -82,22 +82,24 @@ class PackedRows {
   // `across`: to be given the rows; null: it has had them.
   void pack(int64_t first, int64_t last, AcrossClasses<Real>* across) {
     constexpr int64_t kBlock = AcrossClasses<Real>::kMostRows;
-    at::parallel_for(0, divided_up(last - first, kBlock), 1, [&](int64_t from, int64_t to) {
-      for (int64_t begin = from * kBlock; begin < std::min(last - first, to * kBlock); begin += kBlock) {
-        const int64_t end = std::min(last - first, begin + kBlock);
-        Real* right = right_.data() + begin * right_stride_;
-        pack_rows<Real>(centred_)(centred_.kernel, first + begin, first + end, right, right_stride_);
-        // The same rows once more, from where they are in the cache.
-        UnitRows packed{};
-        packed.kernel.data = right;
-        packed.kernel.stride = right_stride_;
-        packed.kernel.width = centred_.kernel.width;
-        packed.kernel.scales = as_they_are_.data();
-        packed.scalar = std::is_same_v<Real, float> ? cpu::Scalar::kFloat32 : cpu::Scalar::kFloat64;
-        pack_columns<Real>(packed)(packed.kernel, 0, end - begin, left_.data() + begin, left_stride_);
-        if (across != nullptr) across->add(first + begin, first + end, right, right_stride_);
-      }
-    });
+    // Two tasks are run inside a parallel region even if the second is empty.
+    at::parallel_for(
+        0, std::max<int64_t>(2, divided_up(last - first, kBlock)), 1, [&](int64_t from, int64_t to) {
+          for (int64_t begin = from * kBlock; begin < std::min(last - first, to * kBlock); begin += kBlock) {
+            const int64_t end = std::min(last - first, begin + kBlock);
+            Real* right = right_.data() + begin * right_stride_;
+            pack_rows<Real>(centred_)(centred_.kernel, first + begin, first + end, right, right_stride_);
+            // The same rows once more, from where they are in the cache.
+            UnitRows packed{};
+            packed.kernel.data = right;
+            packed.kernel.stride = right_stride_;
+            packed.kernel.width = centred_.kernel.width;
+            packed.kernel.scales = as_they_are_.data();
+            packed.scalar = std::is_same_v<Real, float> ? cpu::Scalar::kFloat32 : cpu::Scalar::kFloat64;
+            pack_columns<Real>(packed)(packed.kernel, 0, end - begin, left_.data() + begin, left_stride_);
+            if (across != nullptr) across->add(first + begin, first + end, right, right_stride_);
+          }
+        });
     rows_ = last - first;
     std::fill(right_.begin() + rows_ * right_stride_,
               right_.begin() + rounded_up(rows_, cpu::kPanelStep) * right_stride_, Real{0});

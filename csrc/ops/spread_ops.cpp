@@ -11,8 +11,8 @@
 //                     2 (n + 2) sum_i a_i^2 + sum_ij (w_i.w_j + s / (n - 1))^2
 //
 // Nothing cancels there, and averages are kept as distances from 1. The sums of (w_i.w_j)^2 come from
-// centred_products.h, those of (m_e.w_i)^2 from across_classes.h: the quickest way first, then better ones
-// while what is left is so small that the rounding of that way may show.
+// centred_products.h, those of (m_e.w_i)^2 from across_classes.h, about the mean of all rows: the quickest
+// way first, then better ones while what is left is so small that the rounding of that way may show.
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 

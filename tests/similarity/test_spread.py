@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -202,8 +202,16 @@ def test_wrong_input_is_refused_by_name() -> None:
             call()
 
 
+@pytest.fixture(params=[True, False], ids=["compiled", "library"])
+def compiled_products(request: pytest.FixtureRequest) -> Iterator[None]:
+    _C.use_compiled_gemm(request.param)
+    yield
+    _C.use_compiled_gemm(True)
+
+
 @each_dtype
-@pytest.mark.parametrize(("n", "d"), [(60, 100), (700, 100), (100, 700)])
+@pytest.mark.usefixtures("compiled_products")
+@pytest.mark.parametrize(("n", "d"), [(60, 100), (200, 16), (1700, 100), (700, 100), (100, 700)])
 def test_same_bits_for_any_number_of_threads(
     rng: np.random.Generator, set_threads: Callable[[int], None], n: int, d: int, dtype: torch.dtype
 ) -> None:

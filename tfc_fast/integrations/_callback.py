@@ -52,7 +52,7 @@ class ProbeOwner:
             self._probe.close()
 
     def _make_probe(self, model: nn.Module, *sinks: Sink) -> Probe:
-        self._probe = Probe(
+        return Probe(
             model,
             self._sites,
             num_classes=self._num_classes,
@@ -60,7 +60,6 @@ class ProbeOwner:
             window=self._window,
             sinks=[*sinks, *self._sinks],
         )
-        return self._probe
 
     def _labels_of(self, batch: Any) -> Tensor | None:
         return None if self._num_classes is None else self._label_rule(batch)

@@ -72,6 +72,7 @@ class TFCCallback(ProbeOwner, Callback):
             probe.load_state_dict(self._state)
             self._state = None
         probe.attach()
+        self._probe = probe
         self._steps = trainer.global_step
         self._loss = None
 
@@ -115,7 +116,7 @@ class TFCCallback(ProbeOwner, Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """For Lightning's checkpoints: step and windows of the probe."""
-        return {} if self._probe is None else self._probe.state_dict()
+        return (self._state or {}) if self._probe is None else self._probe.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """From Lightning's checkpoints; takes effect when the training begins."""

@@ -86,7 +86,9 @@ class TFCCallback(ProbeOwner, TrainerCallback):
         """Attach the probe."""
         model: nn.Module = kwargs["model"]
         self.close()
-        self._make_probe(model).attach()
+        probe = self._make_probe(model)
+        probe.attach()
+        self._probe = probe
         self._losses = ()
         self._hooks = (
             model.register_forward_pre_hook(self._before_forward, with_kwargs=True),

@@ -46,9 +46,9 @@ def cosine_spread(
     spread is a few rows that are still apart.
 
     The matrix of pairs is never held. Costs about `n^2 d / 2` or `n d^2 / 2` multiplications,
-    whichever is less, and `n C d` for C classes, with a few megabytes besides the input and the
-    means of the classes; on a GPU the centred rows and about 100 MB. The result does not depend on
-    the number of threads. On a GPU the call waits for the device.
+    whichever is less, and `n C d` for C classes, with twice the means of the classes, about
+    56 bytes per row and up to 50 MB besides the input; on a GPU the centred rows and about 100 MB.
+    The result does not depend on the number of threads. On a GPU the call waits for the device.
 
     Args:
         x: Rows, `[n, ...]`, flattened to `[n, d]`; float16, bfloat16, float32 or float64; any

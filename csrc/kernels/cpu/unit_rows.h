@@ -51,7 +51,6 @@ using SumUnitRowsFunction = void (*)(const UnitRows&, int64_t first, int64_t las
 
 // For rows u - m, by position: squares[i], the squared length of row i, and along[i], its product with
 // `direction`, [width].
-constexpr int kRowsAtOnce = 4;
 using CentredSquaresFunction = void (*)(const UnitRows&, const double* direction, int64_t first, int64_t last,
                                         double* squares, double* along);
 

@@ -81,7 +81,9 @@ struct UnitRow {
   }
 };
 
-// Rows of a class lie anywhere: no hardware foresees the next one.
+constexpr int kRowsAtOnce = 4;
+
+// Rows of a class lie anywhere: no hardware foresees where. So that many ahead are fetched.
 template <typename T>
 struct NextRow {
   const T* x;  // null: there is none
