@@ -50,6 +50,14 @@ def use_instruction_set() -> Iterator[Callable[[str], None]]:
     _C.use_instruction_set(before)
 
 
+@pytest.fixture(params=["compiled products", "library products"])
+def products(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Either of two libraries multiplies float tiles; where there is only one, it runs twice."""
+    _C.use_compiled_gemm(request.param == "compiled products")
+    yield
+    _C.use_compiled_gemm(True)
+
+
 @pytest.fixture
 def flush_denormal() -> Iterator[Callable[[bool], bool]]:
     """Makes the processor take denormal numbers for zero, as torch lets its users do."""

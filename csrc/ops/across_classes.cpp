@@ -28,8 +28,7 @@ double squared_distances(const Classes& classes) {
 // The means less the centre, to be packed.
 struct CentredMeans {
   explicit CentredMeans(const Classes& classes)
-      : as_they_are(classes.counts.size(), {1, 1}), one_centre(classes.counts.size()) {
-    rows = rows_of_means(classes, as_they_are);
+      : one_centre(classes.counts.size()), rows(rows_of_means(classes)) {
     rows.kernel.means = classes.centre.data();
     rows.kernel.means_stride = rows.kernel.width;
     rows.kernel.label = one_centre.data();
@@ -37,9 +36,8 @@ struct CentredMeans {
   CentredMeans(const CentredMeans&) = delete;
   CentredMeans& operator=(const CentredMeans&) = delete;
 
-  std::vector<cpu::UnitScale> as_they_are;
   std::vector<int64_t> one_centre;
-  UnitRows rows{};
+  UnitRows rows;
 };
 
 // Row i and the classes first ... last - 1, of which products[0 ...] are the products with the row.

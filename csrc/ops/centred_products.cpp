@@ -74,8 +74,7 @@ class PackedRows {
         left_stride_(most_ + cpu::kPanelStep),
         right_stride_(rounded_up(centred.kernel.width, cpu::kPanelStep) + cpu::kPanelStep),
         left_(static_cast<size_t>((right_stride_ - cpu::kPanelStep) * left_stride_)),
-        right_(static_cast<size_t>(most_ * right_stride_)),
-        as_they_are_(static_cast<size_t>(AcrossClasses<Real>::kMostRows), {1, 1}) {}
+        right_(static_cast<size_t>(most_ * right_stride_)) {}
 
   int64_t most() const { return most_; }
 
@@ -94,7 +93,6 @@ class PackedRows {
             packed.kernel.data = right;
             packed.kernel.stride = right_stride_;
             packed.kernel.width = centred_.kernel.width;
-            packed.kernel.scales = as_they_are_.data();
             packed.scalar = std::is_same_v<Real, float> ? cpu::Scalar::kFloat32 : cpu::Scalar::kFloat64;
             pack_columns<Real>(packed)(packed.kernel, 0, end - begin, left_.data() + begin, left_stride_);
             if (across != nullptr) across->add(first + begin, first + end, right, right_stride_);
@@ -134,7 +132,6 @@ class PackedRows {
   int64_t left_stride_, right_stride_;
   std::vector<Real> left_;   // [width, most]
   std::vector<Real> right_;  // [most, width]
-  std::vector<cpu::UnitScale> as_they_are_;
   int64_t rows_ = 0;
 };
 

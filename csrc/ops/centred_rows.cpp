@@ -64,13 +64,12 @@ UnitRows centred_rows(const UnitRows& rows, const Classes& classes) {
   return centred;
 }
 
-UnitRows rows_of_means(const Classes& classes, const std::vector<cpu::UnitScale>& as_they_are) {
+UnitRows rows_of_means(const Classes& classes) {
   UnitRows means{};
   means.count = classes.valid.classes();
   means.kernel.width = static_cast<int64_t>(classes.centre.size());
   means.kernel.stride = means.kernel.width;
   means.kernel.data = classes.means.data();
-  means.kernel.scales = as_they_are.data();
   means.scalar = cpu::Scalar::kFloat64;
   return means;
 }

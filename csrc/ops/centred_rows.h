@@ -25,7 +25,7 @@ Classes describe(const UnitRows& rows, const ValidRows& valid);
 // The rows w_i. Refers to `classes`.
 UnitRows centred_rows(const UnitRows& rows, const Classes& classes);
 
-// The means m_c, to be packed. Refers to both; `as_they_are`: scales of 1, one per class.
-UnitRows rows_of_means(const Classes& classes, const std::vector<cpu::UnitScale>& as_they_are);
+// The means m_c as they are, to be packed. Refers to `classes`.
+UnitRows rows_of_means(const Classes& classes);
 
 }  // namespace tfc::ops

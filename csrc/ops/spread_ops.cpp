@@ -29,8 +29,7 @@ namespace {
 // Of the distances of m_c.m_e from 1, over pairs of rows.
 Moments between_means(const Classes& classes) {
   const int64_t count = classes.valid.classes();
-  const std::vector<cpu::UnitScale> as_they_are(static_cast<size_t>(count), {1, 1});
-  const UnitRows means = rows_of_means(classes, as_they_are);
+  const UnitRows means = rows_of_means(classes);
   std::vector<Moments> distances(static_cast<size_t>(TileGrid(count, count, true).count()));
   for_each_tile<double>(means, means, /*triangle=*/true, [&] {
     return [&](const Tile<double>& tile) {

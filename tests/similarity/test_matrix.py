@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -21,14 +21,6 @@ SIZES = [1, 2, 15, 16, 17, 63, 64, 65, 127, 128, 129, 520, 1030]
 WIDTHS = [1, 7, 16, 31, 33, 127, 129, 511, 513, 1025, 2100]
 
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
-
-
-@pytest.fixture(params=["compiled products", "library products"])
-def products(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Either of two libraries multiplies float tiles; where there is only one, it runs twice."""
-    _C.use_compiled_gemm(request.param == "compiled products")
-    yield
-    _C.use_compiled_gemm(True)
 
 
 def tolerance(dtype: torch.dtype) -> float:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -13,7 +13,6 @@ from rows import SCALES, rows_at_all_angles
 from torch import Tensor
 from torch.library import opcheck
 
-from tfc_fast import _C
 from tfc_fast.similarity import CosineSpread, cosine_spread, mean_cosine
 
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -202,15 +201,8 @@ def test_wrong_input_is_refused_by_name() -> None:
             call()
 
 
-@pytest.fixture(params=[True, False], ids=["compiled", "library"])
-def compiled_products(request: pytest.FixtureRequest) -> Iterator[None]:
-    _C.use_compiled_gemm(request.param)
-    yield
-    _C.use_compiled_gemm(True)
-
-
 @each_dtype
-@pytest.mark.usefixtures("compiled_products")
+@pytest.mark.usefixtures("products")
 @pytest.mark.parametrize(("n", "d"), [(60, 100), (200, 16), (1700, 100), (700, 100), (100, 700)])
 def test_same_bits_for_any_number_of_threads(
     rng: np.random.Generator, set_threads: Callable[[int], None], n: int, d: int, dtype: torch.dtype
@@ -240,13 +232,10 @@ def test_every_instruction_set_gives_the_same_bits(
     assert all(result == results[0] for result in results)
 
 
-def test_without_compiled_products(rng: np.random.Generator) -> None:
-    _C.use_compiled_gemm(False)
-    try:
-        for n, d in ((200, 65), (65, 200)):
-            check(rows_at_all_angles(rng, n, d, torch.float32), random_labels(rng, n))
-    finally:
-        _C.use_compiled_gemm(True)
+@pytest.mark.usefixtures("products")
+def test_products_of_either_library(rng: np.random.Generator) -> None:
+    for n, d in ((200, 65), (65, 200)):
+        check(rows_at_all_angles(rng, n, d, torch.float32), random_labels(rng, n))
 
 
 @each_dtype

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 import torch
@@ -15,7 +16,7 @@ __all__ = ["CONTENDERS", "Contender", "Naive", "Plain", "Probed"]
 _LEARNING_RATE = 0.01
 
 
-class Contender:
+class Contender(ABC):
     """A model and its optimizer; `step` is what is timed.
 
     Args:
@@ -30,6 +31,7 @@ class Contender:
         self.num_classes = num_classes
         self.optimizer = torch.optim.SGD(model.parameters(), lr=_LEARNING_RATE)
 
+    @abstractmethod
     def step(self, inputs: torch.Tensor, labels: torch.Tensor) -> None:
         """Do one training step.
 
@@ -37,8 +39,8 @@ class Contender:
             inputs: float32 `[n, d]`.
             labels: int64 `[n]`.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def close(self) -> None:
         """Give the model back as it was."""
 
@@ -51,6 +53,9 @@ class Plain(Contender):
         self.optimizer.zero_grad()
         F.cross_entropy(self.model(inputs), labels).backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
+
+    def close(self) -> None:
+        """Nothing was done to the model."""
 
 
 class Probed(Contender):

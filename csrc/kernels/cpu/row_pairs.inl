@@ -19,8 +19,8 @@ TFC_INLINE PairSums sum_run(const T* left, const T* right, int64_t first, int64_
     for (int i = 0; i < Doubles::kParts; ++i) {
       a.part[i] *= left_pre;
       b.part[i] *= right_pre;
-      products.part[i] += a.part[i] * b.part[i];
     }
+    add_product(products, a, b);
     add_square(left_squares, a);
     add_square(right_squares, b);
   }

@@ -14,10 +14,8 @@ TFC_INLINE Projection project(const T* x, const Weight* w, int64_t width, double
   for (int64_t j = 0; j < width; j += kLanes) {
     Doubles value = widened_entries(x, j, width);
     const Doubles weight = widened_entries(w, j, width);
-    for (int i = 0; i < Doubles::kParts; ++i) {
-      value.part[i] *= pre;
-      products.part[i] += value.part[i] * weight.part[i];
-    }
+    for (int i = 0; i < Doubles::kParts; ++i) value.part[i] *= pre;
+    add_product(products, value, weight);
     add_square(squares, value);
   }
   return {total(squares), total(products)};

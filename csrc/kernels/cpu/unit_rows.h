@@ -20,7 +20,7 @@ struct UnitRows {
   const void* data;  // [n, width], rows `stride` elements apart
   int64_t stride;
   int64_t width;
-  const UnitScale* scales;  // [n]
+  const UnitScale* scales;  // [n]; null: 1, rows as they are
   const int64_t* order;     // row at each position; null: rows as they lie
   // The mean of the class of each position is taken away: rows u - m. Null: it is not.
   const double* means;  // [classes, width], rows `means_stride` apart

@@ -64,7 +64,7 @@ struct UnitRow {
 
   static TFC_INLINE UnitRow at(const UnitRows& rows, int64_t position) {
     const int64_t row = rows.order ? rows.order[position] : position;
-    const UnitScale by = rows.scales[row];
+    const UnitScale by = rows.scales ? rows.scales[row] : UnitScale{1, 1};
     return {by.scale > 0 ? (const T*)rows.data + row * rows.stride : nullptr,
             rows.means ? rows.means + rows.label[position] * rows.means_stride : nullptr, by.pre, by.scale};
   }
