@@ -68,10 +68,10 @@ PYBIND11_MODULE(_C, m) {
   m.def(
       "use_instruction_set", [](const std::string& name) { tfc::cpu::use(name.c_str()); }, py::arg("name"),
       "Run the loops of that instruction set from now on.");
-  m.def("gemm_is_compiled", &tfc::ops::gemm_is_compiled,
-        "Whether float tiles are multiplied by oneDNN's compiled kernels; otherwise at::mm does it.");
-  m.def("use_compiled_gemm", &tfc::ops::use_compiled_gemm, py::arg("allowed"),
-        "Multiply float tiles by the compiled kernels, where there are any, or never.");
+  m.def("float_gemms", &tfc::ops::float_gemms,
+        "What can multiply float tiles here, best first: of onednn, fused, torch.");
+  m.def("use_float_gemm", &tfc::ops::use_float_gemm, py::arg("best"),
+        "Multiply float tiles by nothing better than that from now on.");
 
   m.def(
       "relu_probe",

@@ -50,12 +50,12 @@ def use_instruction_set() -> Iterator[Callable[[str], None]]:
     _C.use_instruction_set(before)
 
 
-@pytest.fixture(params=["compiled products", "library products"])
-def products(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Either of two libraries multiplies float tiles; where there is only one, it runs twice."""
-    _C.use_compiled_gemm(request.param == "compiled products")
-    yield
-    _C.use_compiled_gemm(True)
+@pytest.fixture(params=_C.float_gemms())
+def products(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each in turn of what can multiply float tiles here."""
+    _C.use_float_gemm(request.param)
+    yield request.param
+    _C.use_float_gemm("onednn")
 
 
 @pytest.fixture

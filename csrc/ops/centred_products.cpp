@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <optional>
 
 #include "../kernels/cpu/dispatch.h"
 #include "across_classes.h"
@@ -38,7 +39,10 @@ PairSquares from_row_products(const UnitRows& centred, const Classes& classes) {
   const ValidRows& valid = classes.valid;
   TileSums sums(TileGrid(centred.count, centred.count, /*triangle=*/true).count());
   const auto squares = sum_squares<Real>();
-  for_each_tile<Real>(centred, centred, /*triangle=*/true, [&] {
+  std::optional<MadeRows<Real>> made;
+  if (centred.count * centred.kernel.width <= MadeRows<Real>::kMostEntries) made.emplace(centred);
+  const UnitRows& rows = made ? made->rows : centred;
+  for_each_tile<Real>(rows, rows, /*triangle=*/true, [&] {
     return [&](const Tile<Real>& tile) {
       double within = 0;
       double between = 0;
@@ -103,16 +107,21 @@ class PackedRows {
               right_.begin() + rounded_up(rows_, cpu::kPanelStep) * right_stride_, Real{0});
   }
 
-  // The products of the units of a tile, summed over the rows.
+  // The products of the units of a tile, summed over the rows; on the diagonal of the matrix those on and
+  // above it, what lies below is anything.
   void multiply(const TilePlace& tile, int64_t out_stride, Real* out) const {
     const int64_t height = rounded_up(tile.rows, cpu::kPanelStep);
     const int64_t width = rounded_up(tile.columns, cpu::kPanelStep);
-    const Real* left = left_.data() + tile.row * left_stride_;
-    const Real* right = right_.data() + tile.column;
+    const bool diagonal = tile.row == tile.column;
+    const int64_t step = diagonal ? diagonal_step(height) : height;
     for (int64_t row = 0; row < rows_; row += kDepth<Real>) {
       const int64_t depth = rounded_up(std::min(kDepth<Real>, rows_ - row), cpu::kPanelStep);
-      gemm(height, width, depth, left + row, left_stride_, right + row * right_stride_, right_stride_,
-           /*add=*/row > 0, out, out_stride);
+      for (int64_t i = 0; i < height; i += step) {
+        const int64_t j = diagonal ? i : 0;
+        gemm(std::min(step, height - i), width - j, depth, left_.data() + (tile.row + i) * left_stride_ + row,
+             left_stride_, right_.data() + row * right_stride_ + tile.column + j, right_stride_,
+             /*add=*/row > 0, out + i * out_stride + j, out_stride);
+      }
     }
   }
 
@@ -211,14 +220,18 @@ class ColumnProducts {
     if (!one_class()) add(tile, of_class, of_all_.data() + place(tile));
   }
 
+  // A tile stands for its mirror image too.
   template <typename Value>
   double squares(const TilePlace& tile, const Value* values) const {
-    double total = 0;
-    for (int64_t i = 0; i < tile.rows; ++i) {
-      total += sum_squares<Value>()(values + i * grid_.width(), tile.columns, 0);
+    const bool diagonal = tile.row == tile.column;
+    double once = 0;
+    double twice = 0;
+    for (int64_t i = 0; i < tile.rows; ++i, values += grid_.width()) {
+      const int64_t first = diagonal ? i + 1 : 0;
+      if (diagonal) once += static_cast<double>(values[i]) * static_cast<double>(values[i]);
+      twice += sum_squares<Value>()(values + first, tile.columns - first, 0);
     }
-    // Off the diagonal a tile stands for its mirror image too.
-    return tile.row == tile.column ? total : 2 * total;
+    return once + 2 * twice;
   }
 
   const ValidRows& valid_;

@@ -9,13 +9,19 @@
 
 #include <algorithm>
 #include <atomic>
+#include <stdexcept>
+#include <utility>
 
 #include "../kernels/cpu/dispatch.h"
+#include "../kernels/cpu/fused_gemm.h"
 
 namespace tfc::ops {
 namespace {
 
-std::atomic<bool> compiled_allowed{true};
+constexpr std::pair<FloatGemm, const char*> kNames[] = {
+    {FloatGemm::kOneDnn, "onednn"}, {FloatGemm::kFused, "fused"}, {FloatGemm::kTorch, "torch"}};
+
+std::atomic<FloatGemm> best_allowed{FloatGemm::kOneDnn};
 
 template <typename Real>
 at::Tensor view(const Real* data, int64_t rows, int64_t columns, int64_t stride) {
@@ -44,7 +50,7 @@ bool float_products_are_float() {
 }
 
 #if defined(CPUBLAS_BRGEMM_F32F32F32)
-bool compiled_gemm_works() {
+bool try_onednn() {
   const float a[2] = {1, 2};
   const float b[2] = {3, 4};
   float c = 0;
@@ -65,7 +71,7 @@ void brgemm(int64_t m, int64_t n, int64_t k, const uint16_t* a, int64_t lda, con
                               reinterpret_cast<const at::BFloat16*>(b), c, /*is_vnni=*/true);
 }
 
-bool compiled_bfloat16_gemm_works() {
+bool try_bfloat16() {
   // Elsewhere oneDNN makes do with several instructions, which takes longer than a product of floats.
   if (!cpu::multiplies_bfloat16()) return false;
   const uint16_t a[2] = {0x3f80, 0x4000};  // 1, 2
@@ -81,36 +87,65 @@ bool compiled_bfloat16_gemm_works() {
 }
 #endif
 
+bool works(FloatGemm gemm) {
+  switch (gemm) {
+    case FloatGemm::kOneDnn: {
+#if defined(CPUBLAS_BRGEMM_F32F32F32)
+      // For AVX2 it has them too, slower than ours and than MKL's products.
+      if (!cpu::has_avx512() || !at::globalContext().userEnabledMkldnn()) return false;
+      static const bool onednn_works = try_onednn();
+      return onednn_works;
+#else
+      return false;
+#endif
+    }
+    case FloatGemm::kFused:
+      return cpu::fused_gemm() != nullptr;
+    case FloatGemm::kTorch:
+      return true;
+  }
+  return false;
+}
+
 }  // namespace
 
-bool gemm_is_compiled() {
-#if defined(CPUBLAS_BRGEMM_F32F32F32)
-  // torch.backends.mkldnn.flags(enabled=False) turns it off for a while.
-  if (!compiled_allowed.load(std::memory_order_relaxed) || !at::globalContext().userEnabledMkldnn())
-    return false;
-  static const bool works = compiled_gemm_works();
-  return works;
-#else
-  return false;
-#endif
+FloatGemm float_gemm() {
+  for (const auto& [gemm, name] : kNames) {
+    if (gemm >= best_allowed.load(std::memory_order_relaxed) && works(gemm)) return gemm;
+  }
+  return FloatGemm::kTorch;
 }
 
 bool bfloat16_gemm_is_compiled() {
 #if defined(CPUBLAS_BRGEMM_BF16BF16F32)
-  if (!gemm_is_compiled()) return false;
-  static const bool works = compiled_bfloat16_gemm_works();
+  if (float_gemm() != FloatGemm::kOneDnn) return false;
+  static const bool works = try_bfloat16();
   return works;
 #else
   return false;
 #endif
 }
 
-void use_compiled_gemm(bool allowed) { compiled_allowed.store(allowed); }
+std::vector<std::string> float_gemms() {
+  std::vector<std::string> names;
+  for (const auto& [gemm, name] : kNames) {
+    if (works(gemm)) names.emplace_back(name);
+  }
+  return names;
+}
+
+void use_float_gemm(const std::string& best) {
+  for (const auto& [gemm, name] : kNames) {
+    if (best == name) return best_allowed.store(gemm);
+  }
+  throw std::invalid_argument("no product is named '" + best + "'; choose one of: onednn, fused, torch");
+}
 
 void gemm(int64_t m, int64_t n, int64_t k, const float* a, int64_t lda, const float* b, int64_t ldb, bool add,
           float* c, int64_t ldc) {
+  const FloatGemm best = float_gemm();
 #if defined(CPUBLAS_BRGEMM_F32F32F32)
-  if (gemm_is_compiled()) {
+  if (best == FloatGemm::kOneDnn) {
     for (int64_t first = 0; first < k; first += kGemmRun) {
       at::native::cpublas::brgemm(m, n, std::min(kGemmRun, k - first), lda, ldb, ldc, add || first > 0,
                                   a + first, b + first * ldb, c, /*is_vnni=*/false);
@@ -119,6 +154,10 @@ void gemm(int64_t m, int64_t n, int64_t k, const float* a, int64_t lda, const fl
     return;
   }
 #endif
+  if (best == FloatGemm::kFused) {
+    cpu::fused_gemm()(m, n, k, kGemmRun, a, lda, b, ldb, add, c, ldc);
+    return;
+  }
   if (float_products_are_float()) {
     for (int64_t first = 0; first < k; first += kGemmRun) {
       library_gemm(m, n, std::min(kGemmRun, k - first), a + first, lda, b + first * ldb, ldb,

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
+#include <vector>
 
 namespace tfc::ops {
 
@@ -23,13 +25,19 @@ void gemm(int64_t m, int64_t n, int64_t k, const uint16_t* a, int64_t lda, const
 constexpr int64_t kGemmRun = 32;
 
 // Float products want m, n and k to be multiples of 16 (pad with zeros), and few different ones:
-// each shape is compiled once per thread, which takes as long as a small product.
+// oneDNN compiles each shape once per thread, which takes as long as a small product.
 
-// Whether float products run on oneDNN's batch-reduce kernels (the processor and torch have them) or
-// on at::mm, and whether those do bfloat16 with an instruction for it. For tests: use at::mm from now on, or
-// whatever is best.
-bool gemm_is_compiled();
+// What multiplies floats. kOneDnn: its batch-reduce kernels, for AVX-512. kFused: ours (fused_gemm.h), for
+// AVX2. kTorch: at::mm.
+enum class FloatGemm { kOneDnn, kFused, kTorch };
+
+// The best that this processor and torch have. torch.backends.mkldnn.flags(enabled=False) rules out oneDNN.
+FloatGemm float_gemm();
 bool bfloat16_gemm_is_compiled();
-void use_compiled_gemm(bool allowed);
+
+// For tests: "onednn", "fused" and "torch", as far as they are there, best first; and nothing better than
+// that from now on. Throws std::invalid_argument for another name.
+std::vector<std::string> float_gemms();
+void use_float_gemm(const std::string& best);
 
 }  // namespace tfc::ops

@@ -32,6 +32,11 @@ std::vector<float> scales_of(const cpu::UnitRows& rows, int64_t first, int64_t c
 
 }  // namespace
 
+int64_t diagonal_step(int64_t height) {
+  constexpr int64_t kFewest = 32;
+  return std::max(kFewest, rounded_up(height / 4, cpu::kPanelStep));
+}
+
 TileGrid::TileGrid(int64_t rows, int64_t columns, bool triangle)
     : rows_(rows),
       columns_(columns),
@@ -98,8 +103,10 @@ Tile<Real> TileProduct<Real, Packed>::operator()(int64_t index) {
     const int64_t used = grid_.height() * stride_;
     for (int64_t first = 0; first < width; first += kProductsAtATime) {
       multiply(tile, first, std::min(width, first + kProductsAtATime));
+#pragma omp simd
       for (int64_t i = 0; i < used; ++i) total_[i] += cosines_[i];
     }
+#pragma omp simd
     for (int64_t i = 0; i < used; ++i) cosines_[i] = static_cast<Real>(total_[i]);
   }
   if constexpr (std::is_same_v<Packed, uint16_t>) {
@@ -119,12 +126,25 @@ void TileProduct<Real, Packed>::multiply(const Tile<Real>& tile, int64_t first_c
   for (int64_t column = first_column; column < last_column; column += depth_) {
     const int64_t depth = std::min(depth_, last_column - column);
     const int64_t padded = rounded_up(depth, kDepthStep<Packed>);
-    pack_rows<Packed>(left_)(columns_of(left_, column, column + depth), tile.row, tile.row + tile.rows,
-                             left_panel_, padded);
+    const Packed* left = left_panel_;
+    int64_t left_stride = padded;
+    if (std::is_same_v<Real, Packed> && left_.padded) {
+      left_stride = left_.kernel.stride;
+      left = static_cast<const Packed*>(left_.kernel.data) + tile.row * left_stride + column;
+    } else {
+      pack_rows<Packed>(left_)(columns_of(left_, column, column + depth), tile.row, tile.row + tile.rows,
+                               left_panel_, padded);
+    }
     pack_columns<Packed>(right_)(columns_of(right_, column, column + depth), tile.column,
                                  tile.column + tile.columns, right_panel_, width);
-    gemm(height, width, padded, left_panel_, padded, right_panel_, width, /*add=*/column != first_column,
-         cosines_, stride_);
+    const bool add = column != first_column;
+    const bool diagonal = grid_.triangle() && tile.row == tile.column;
+    const int64_t step = diagonal ? diagonal_step(height) : height;
+    for (int64_t i = 0; i < height; i += step) {
+      const int64_t j = diagonal ? i : 0;
+      gemm(std::min(step, height - i), width - j, padded, left + i * left_stride, left_stride,
+           right_panel_ + j, width, add, cosines_ + i * stride_ + j, stride_);
+    }
   }
 }
 
@@ -134,7 +154,7 @@ bool multiplied_in_pairs(const UnitRows& rows) {
 
 template <>
 bool product_is_serial<float>() {
-  return gemm_is_compiled();
+  return float_gemm() != FloatGemm::kTorch;
 }
 template <>
 bool product_is_serial<double>() {

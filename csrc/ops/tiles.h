@@ -24,6 +24,7 @@ struct TilePlace {
 
 template <typename Real>
 struct Tile : TilePlace {
+  // Of a tile on the diagonal of a triangle only what is on and above it holds.
   Real* cosines;  // row after row, `stride` apart; free to be written to
   int64_t stride;
 };
@@ -35,6 +36,7 @@ class TileGrid {
   int64_t count() const;
   int64_t height() const { return height_; }
   int64_t width() const { return width_; }
+  bool triangle() const { return triangle_; }
   TilePlace place(int64_t index) const;
 
  private:
@@ -43,6 +45,9 @@ class TileGrid {
   int64_t down_, across_;   // tiles
   bool triangle_;
 };
+
+// A tile on the diagonal is multiplied in strips of so many rows, each from its first column on.
+int64_t diagonal_step(int64_t height);
 
 // Entries of rows that are packed and multiplied at a time, and of which they are a multiple.
 template <typename Packed>

@@ -1,6 +1,7 @@
 #include "unit_rows.h"
 
 #include <ATen/Parallel.h>
+#include <c10/core/CPUAllocator.h>
 
 #include <algorithm>
 #include <cmath>
@@ -25,7 +26,7 @@ UnitRows unit_rows(const at::Tensor& rows, const std::vector<cpu::UnitScale>& sc
   kernel.stride = rows.stride(0);
   kernel.width = rows.size(1);
   kernel.scales = scales.data();
-  return {kernel, scalar_of(rows.scalar_type()), rows.size(0)};
+  return {kernel, scalar_of(rows.scalar_type()), rows.size(0), /*padded=*/false};
 }
 
 cpu::UnitRows columns_of(const UnitRows& rows, int64_t first, int64_t last) {
@@ -64,6 +65,26 @@ ValidRows valid_rows(const std::vector<cpu::UnitScale>& scales, const Grouping& 
   return valid;
 }
 
+template <typename Real>
+MadeRows<Real>::MadeRows(const UnitRows& unit) : rows{} {
+  // Not a power of two: what is read a stride apart must not fall into one set of the cache.
+  const int64_t stride = rounded_up(unit.kernel.width, cpu::kPanelStep) + cpu::kPanelStep;
+  const int64_t padded = rounded_up(unit.count, cpu::kPanelStep);
+  memory = c10::GetCPUAllocator()->allocate(static_cast<size_t>(padded * stride) * sizeof(Real));
+  auto* made = static_cast<Real*>(memory.get());
+  std::fill(made + unit.count * stride, made + padded * stride, Real{0});
+  rows.kernel.data = made;
+  rows.kernel.stride = stride;
+  rows.kernel.width = unit.kernel.width;
+  rows.scalar = std::is_same_v<Real, double> ? cpu::Scalar::kFloat64 : cpu::Scalar::kFloat32;
+  rows.count = unit.count;
+  rows.padded = true;
+  const auto pack = pack_rows<Real>(unit);
+  at::parallel_for(
+      0, unit.count, std::max<int64_t>(1, kElementsPerThread / std::max<int64_t>(1, stride)),
+      [&](int64_t first, int64_t last) { pack(unit.kernel, first, last, made + first * stride, stride); });
+}
+
 template <>
 cpu::PackFunction<float> pack_rows<float>(const UnitRows& rows) {
   return cpu::kernels().unit_rows_float[static_cast<int>(rows.scalar)];
@@ -88,5 +109,8 @@ template <>
 cpu::PackFunction<uint16_t> pack_columns<uint16_t>(const UnitRows&) {
   return cpu::kernels().pair_columns;
 }
+
+template struct MadeRows<float>;
+template struct MadeRows<double>;
 
 }  // namespace tfc::ops

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <c10/core/Allocator.h>
 
 #include <vector>
 
@@ -18,10 +19,23 @@ struct UnitRows {
   cpu::UnitRows kernel;
   cpu::Scalar scalar;
   int64_t count;
+  // Ready to be multiplied where they are: count and width go up to multiples of kPanelStep in memory, with
+  // zeros there.
+  bool padded;
 };
 
 // All of them, as they lie.
 UnitRows unit_rows(const at::Tensor& rows, const std::vector<cpu::UnitScale>& scales);
+
+// The rows made once, in Real, for products with many others. `rows` is padded.
+template <typename Real>
+struct MadeRows {
+  static constexpr int64_t kMostEntries = (int64_t{64} << 20) / sizeof(Real);  // nobody expects more memory
+
+  explicit MadeRows(const UnitRows& rows);
+  at::DataPtr memory;
+  UnitRows rows;
+};
 
 // Entries first ... last - 1 of every row.
 cpu::UnitRows columns_of(const UnitRows& rows, int64_t first, int64_t last);

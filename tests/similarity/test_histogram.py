@@ -14,7 +14,6 @@ from memory import peak_mib_of
 from rows import rows_at_all_angles
 from torch.library import opcheck
 
-from tfc_fast import _C
 from tfc_fast.similarity import CosineHistogram, cosine_histogram
 
 KINDS = ("all", "within", "between")
@@ -120,19 +119,13 @@ def test_zero_and_bad_rows_are_left_out(rng: np.random.Generator, dtype: torch.d
         assert math.isnan(float(histogram.cdf(0.5)))
 
 
-@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.usefixtures("products")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_scales_mixed_in_one_batch(
-    rng: np.random.Generator, dtype: torch.dtype, compiled: bool
-) -> None:
+def test_scales_mixed_in_one_batch(rng: np.random.Generator, dtype: torch.dtype) -> None:
     # Labels put the rows into another order than their scales.
     scale = torch.from_numpy(rng.choice([1, 1e-10, 1e-20, 1e-30, 1e-38, 1e30, 2e37], (150, 1)))
     x = (rows_at_all_angles(rng, 150, 41, torch.float64) * scale).to(dtype)
-    _C.use_compiled_gemm(compiled)
-    try:
-        check(x, random_labels(rng, 150))
-    finally:
-        _C.use_compiled_gemm(True)
+    check(x, random_labels(rng, 150))
 
 
 def test_the_ends_belong_to_the_outer_bins() -> None:
@@ -264,11 +257,7 @@ cosine_histogram(x[:100], labels[:100], num_classes=10)
     assert peak < 16, "MiB; the matrix would be 1526"
 
 
+@pytest.mark.usefixtures("products")
 @each_dtype
-def test_counts_without_compiled_products(rng: np.random.Generator, dtype: torch.dtype) -> None:
-    x, labels = rows_at_all_angles(rng, 200, 65, dtype), random_labels(rng, 200)
-    _C.use_compiled_gemm(False)
-    try:
-        check(x, labels)
-    finally:
-        _C.use_compiled_gemm(True)
+def test_counts_by_each_product(rng: np.random.Generator, dtype: torch.dtype) -> None:
+    check(rows_at_all_angles(rng, 200, 65, dtype), random_labels(rng, 200))

@@ -304,13 +304,13 @@ def test_lower_precision_of_products_is_not_taken(
 ) -> None:
     x = random_rows(rng, 100, 300, dtype)
     before = torch.get_float32_matmul_precision()
-    _C.use_compiled_gemm(False)
+    _C.use_float_gemm("torch")
     try:
         torch.set_float32_matmul_precision("medium")
         check(x)
     finally:
         torch.set_float32_matmul_precision(before)
-        _C.use_compiled_gemm(True)
+        _C.use_float_gemm("onednn")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -318,7 +318,7 @@ def test_without_onednn(rng: np.random.Generator, dtype: torch.dtype) -> None:
     x = random_rows(rng, 100, 300, dtype)
     before = torch.backends.mkldnn.set_flags(_enabled=False)
     try:
-        assert not _C.gemm_is_compiled()
+        assert "onednn" not in _C.float_gemms()
         check(x)
     finally:
         torch.backends.mkldnn.set_flags(_enabled=before[0])

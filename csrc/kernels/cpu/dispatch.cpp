@@ -6,6 +6,8 @@
 #include <stdexcept>
 #include <string>
 
+#include "fused_gemm.h"
+
 namespace tfc::cpu {
 
 namespace baseline {
@@ -14,7 +16,9 @@ extern const Kernels kernels;
 #if defined(TFC_X86_64)
 namespace x86_64_v3 {
 extern const Kernels kernels;
-}
+void fused_gemm(int64_t m, int64_t n, int64_t k, int64_t run, const float* a, int64_t lda, const float* b,
+                int64_t ldb, bool add, float* c, int64_t ldc);
+}  // namespace x86_64_v3
 namespace x86_64_v4 {
 extern const Kernels kernels;
 }
@@ -46,12 +50,30 @@ const Kernels* const* available() {
   return list;
 }
 
+bool has_avx512() {
+#if defined(TFC_X86_64)
+  __builtin_cpu_init();
+  return __builtin_cpu_supports("x86-64-v4");
+#else
+  return false;
+#endif
+}
+
 bool multiplies_bfloat16() {
 #if defined(TFC_X86_64)
   __builtin_cpu_init();
   return __builtin_cpu_supports("avx512bf16");
 #else
   return false;
+#endif
+}
+
+FusedGemmFunction fused_gemm() {
+#if defined(TFC_X86_64)
+  __builtin_cpu_init();
+  return __builtin_cpu_supports("x86-64-v3") ? x86_64_v3::fused_gemm : nullptr;
+#else
+  return nullptr;
 #endif
 }
 

@@ -12,6 +12,9 @@ const Kernels& kernels();
 // Sets compiled in that this processor can run, best last; ends with nullptr.
 const Kernels* const* available();
 
+// Whether the processor has all of x86-64-v4.
+bool has_avx512();
+
 // Whether the processor multiplies pairs of bfloat16 in one instruction.
 bool multiplies_bfloat16();
 

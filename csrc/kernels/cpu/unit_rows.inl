@@ -97,8 +97,28 @@ struct NextRow {
   }
 };
 
+// Rows as they are in the type that is wanted, to be laid out in another way.
+template <typename T, typename Out>
+TFC_INLINE bool only_copied(const UnitRows& rows) {
+  return sizeof(T) == sizeof(Out) && !rows.scales && !rows.means;
+}
+
+template <typename T>
+TFC_INLINE const T* row_at(const UnitRows& rows, int64_t position) {
+  return (const T*)rows.data + (rows.order ? rows.order[position] : position) * rows.stride;
+}
+
+template <typename Out>
+void copy_rows(const UnitRows& rows, int64_t first, int64_t last, Out* out, int64_t out_stride) {
+  for (int64_t i = first; i < last; ++i, out += out_stride) {
+    std::memcpy(out, row_at<Out>(rows, i), rows.width * sizeof(Out));
+    if (rows.width < out_stride) std::memset(out + rows.width, 0, (out_stride - rows.width) * sizeof(Out));
+  }
+}
+
 template <typename T, typename Out>
 void unit_rows(const UnitRows& rows, int64_t first, int64_t last, Out* out, int64_t out_stride) {
+  if (only_copied<T, Out>(rows)) return copy_rows(rows, first, last, out, out_stride);
   for (int64_t i = first; i < last; ++i, out += out_stride) {
     const auto row = UnitRow<T>::at(rows, i);
     const auto next = NextRow<T>::at(rows, i + kRowsAtOnce, last);
@@ -151,8 +171,31 @@ struct RoundedUnitRow : UnitRow<T> {
   }
 };
 
+template <typename T>
+struct RowAsItIs {
+  static constexpr int kEntriesPerLane = 1;
+  const T* x;  // null: a row of zeros
+
+  static TFC_INLINE RowAsItIs at(const UnitRows& rows, int64_t position) {
+    return {row_at<T>(rows, position)};
+  }
+  TFC_INLINE typename PackOf<T>::Type lanes(int64_t j, int64_t width) const {
+    if (!x) return zeros<typename PackOf<T>::Type>();
+    T padded[kLanes];
+    const T* from = x + j;
+    if (width - j < kLanes) {
+      copy_some(padded, from, width - j);
+      from = padded;
+    }
+    return load<T, typename PackOf<T>::Native>(from);
+  }
+};
+
 template <typename T, typename Out>
 void unit_columns(const UnitRows& rows, int64_t first, int64_t last, Out* out, int64_t out_stride) {
+  if (only_copied<T, Out>(rows)) {
+    return transposed_rows<RowAsItIs<Out>>(rows, first, last, out, out_stride);
+  }
   transposed_rows<RoundedUnitRow<T, Out>>(rows, first, last, out, out_stride);
 }
 
