@@ -33,8 +33,8 @@ demo: setup ## Train the deep MLP on real digits, probed at every step, and writ
 	$(BIN)/tfc-fast train --out $(RUN) --overwrite
 	$(BIN)/tfc-fast report $(RUN)
 
-test: setup ## Run all tests
-	$(BIN)/python -m pytest
+test: setup ## Run all tests, on all processors
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 lint: setup ## Check style of Python and C++
 	$(BIN)/ruff check .
@@ -60,9 +60,10 @@ peers: setup ## Measure what other libraries take for the same, side by side
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check '$(TORCH)' --group peers
 	$(BIN)/python benchmarks/peers.py $(PEERS)
 
+# The wheel takes what `setup` has compiled; that the sdist lacks no source is looked at.
 dist: setup ## Build sdist and wheel, and test the wheel away from the source tree
 	rm -rf dist
-	$(BIN)/python -m build --no-isolation --outdir dist
+	$(BIN)/python -m build --no-isolation --sdist --wheel --outdir dist
 	$(BIN)/python tests/packaging/check_wheel.py dist
 
 cuda-check: ## Compile the CUDA kernels, if nvcc is there, and look for spilled registers

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from filelock import FileLock
+
 ROOT = Path(__file__).parents[2]
 VARIABLE = "TFC_FAST_EMULATED_EXTENSION"  # path of one that is built already
 
@@ -19,15 +21,10 @@ def build() -> Path:
         raise RuntimeError("the emulated extension is built by CMake in build/: run `make setup`")
     folder = max(caches, key=lambda path: path.stat().st_mtime).parent
     cmake = Path(sys.executable).with_name("cmake")
-    done = subprocess.run(
-        [
-            *(str(cmake) if cmake.exists() else "cmake", "--build", str(folder)),
-            *("--target", "emulated_extension"),
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = [str(cmake) if cmake.exists() else "cmake", "--build", str(folder)]
+    command += ["--target", "emulated_extension"]
+    with FileLock(folder / "emulated_extension.lock"):  # of several test processes one builds
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise RuntimeError(f"{done.stdout}\n{done.stderr}")
     return folder / "tests" / "cuda_emulation" / "emulated_extension.so"

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 Array = npt.NDArray[Any]
@@ -41,9 +42,15 @@ def build(folder: Path) -> Path:
     for path in sorted([*SOURCES, *headers]):
         digest.update(path.read_bytes())
     library = folder / f"emulated_kernels_{digest.hexdigest()[:16]}.so"
-    if library.exists():
-        return library
     folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / "lock"):  # of several test processes one builds
+        if not library.exists():
+            _compile(library)
+    return library
+
+
+def _compile(library: Path) -> None:
+    folder = library.parent
     compiler = os.environ.get("CXX", "g++")
     objects = [folder / f"{source.name}.o" for source in SOURCES]
 
@@ -53,7 +60,6 @@ def build(folder: Path) -> Path:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(compile_one, SOURCES, objects))
     _run([compiler, "-shared", *map(str, objects), "-o", str(library)])
-    return library
 
 
 def _run(command: list[str]) -> None:

@@ -10,8 +10,6 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -87,8 +85,6 @@ for op in torch._C._dispatch_get_all_op_names():
         print(torch._C._dispatch_dump(op))
 """
 
-Run = subprocess.CompletedProcess[str]
-
 
 @pytest.fixture(scope="module")
 def environment() -> dict[str, str]:
@@ -101,24 +97,13 @@ def environment() -> dict[str, str]:
     }
 
 
-@pytest.fixture(scope="module")
-def runs(environment: dict[str, str]) -> Iterator[dict[str, Future[Run]]]:
-    """All files, as many at a time as there are processors."""
-
-    def run(file: str, left_out: str) -> Run:
-        command = [sys.executable, "-m", "pytest", "-q", file]
-        command += ["-p", "cuda_emulation.use_emulated_extension", "-p", "no:cacheprovider"]
-        if left_out:
-            command += ["-k", f"not ({left_out})"]
-        return _run(command, environment)
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        yield {file: pool.submit(run, file, left_out) for file, left_out in FILES.items()}
-
-
-@pytest.mark.parametrize("file", FILES)
-def test_on_emulated_cuda(runs: dict[str, Future[Run]], file: str) -> None:
-    done = runs[file].result()
+@pytest.mark.parametrize(("file", "left_out"), FILES.items(), ids=FILES)
+def test_on_emulated_cuda(environment: dict[str, str], file: str, left_out: str) -> None:
+    command = [sys.executable, "-m", "pytest", "-q", file]
+    command += ["-p", "cuda_emulation.use_emulated_extension", "-p", "no:cacheprovider"]
+    if left_out:
+        command += ["-k", f"not ({left_out})"]
+    done = _run(command, environment)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     assert " passed" in done.stdout
 
@@ -136,7 +121,7 @@ def test_each_op_of_the_cpu_is_one_for_cuda(environment: dict[str, str]) -> None
     assert {op for op, place in places.items() if "csrc/ops/cuda/" not in place} == set()
 
 
-def _run(command: list[str], environment: dict[str, str]) -> Run:
+def _run(command: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )

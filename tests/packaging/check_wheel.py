@@ -46,10 +46,9 @@ TESTS = (
 )
 
 IN_WHEEL = ("tfc_fast/__init__.py", "tfc_fast/_built_with.py", "tfc_fast/py.typed", "LICENSE")
-IN_SDIST = (
-    *("CMakeLists.txt", "LICENSE", "README.md", "pyproject.toml", "cmake/", "csrc/module.cpp"),
-    *("csrc/kernels/", "csrc/ops/", "tests/similarity/test_means.py", "tfc_fast/__init__.py"),
-)
+IN_SDIST = ("CMakeLists.txt", "LICENSE", "README.md", "pyproject.toml")
+# All files of these are in the sdist, or it could not be built.
+SOURCE_FOLDERS = ("cmake", "csrc", "tests", "tfc_fast")
 NOT_IN_WHEEL = ("csrc/", "tests/", "benchmarks/", "cmake/")
 
 IMPORTS = """
@@ -140,11 +139,21 @@ def check_contents(wheel: Path, sdist: Path) -> None:
     with tarfile.open(sdist) as archive:
         # Below a folder that is named after the version.
         names = [name.partition("/")[2] for name in archive.getnames()]
-    missing = [name for name in IN_SDIST if not any(entry.startswith(name) for entry in names)]
+    missing = sorted({*IN_SDIST, *sources()} - set(names))
     built = [name for name in names if name.endswith((".so", ".pyc")) or name.startswith("build/")]
     if missing or built:
-        raise CheckFailed(f"{sdist.name}: lacks {missing}, should not hold {built[:5]}")
+        raise CheckFailed(f"{sdist.name}: lacks {missing[:5]}, should not hold {built[:5]}")
     passed(f"the sdist holds the sources, {len(names)} entries")
+
+
+def sources() -> list[str]:
+    """All files below SOURCE_FOLDERS but what running the package leaves there."""
+    files = [path for folder in SOURCE_FOLDERS for path in (ROOT / folder).rglob("*")]
+    return [
+        str(path.relative_to(ROOT))
+        for path in files
+        if path.is_file() and "__pycache__" not in path.parts and path.suffix != ".so"
+    ]
 
 
 def check_installed(wheel: Path, folder: Path, *, quick: bool) -> None:
@@ -201,7 +210,7 @@ def run_tests(python: Path, wheel: Path, folder: Path) -> None:
     ignore = shutil.ignore_patterns("__pycache__", "packaging")
     shutil.copytree(ROOT / "tests", folder / "tests", ignore=ignore)
     shutil.copy(ROOT / "pyproject.toml", folder)
-    result = run([python, "-m", "pytest", "-q", *TESTS], folder)
+    result = run([python, "-m", "pytest", "-q", "-n", "auto", *TESTS], folder)
     passed(f"tests away from the source tree: {result.stdout.strip().splitlines()[-1].strip('= ')}")
 
 
