@@ -72,6 +72,8 @@ PYBIND11_MODULE(_C, m) {
         "What can multiply float tiles here, best first: of onednn, fused, torch.");
   m.def("use_float_gemm", &tfc::ops::use_float_gemm, py::arg("best"),
         "Multiply float tiles by nothing better than that from now on.");
+  m.def("always_multiply_pairs", &tfc::ops::always_multiply_pairs, py::arg("always"),
+        "Multiply bfloat16 tiles as such even where there is no instruction for it, for tests.");
 
   m.def(
       "relu_probe",

@@ -50,12 +50,20 @@ def use_instruction_set() -> Iterator[Callable[[str], None]]:
     _C.use_instruction_set(before)
 
 
-@pytest.fixture(params=_C.float_gemms())
+@pytest.fixture(params=_C.float_gemms(), ids=lambda name: f"by_{name}")
 def products(request: pytest.FixtureRequest) -> Iterator[str]:
     """Each in turn of what can multiply float tiles here."""
     _C.use_float_gemm(request.param)
     yield request.param
     _C.use_float_gemm("onednn")
+
+
+@pytest.fixture
+def bfloat16_pairs() -> Iterator[None]:
+    """bfloat16 tiles multiplied as such, also where the processor has no instruction for it."""
+    _C.always_multiply_pairs(True)
+    yield
+    _C.always_multiply_pairs(False)
 
 
 @pytest.fixture

@@ -61,9 +61,10 @@ AcrossSquares with_error(double sum, const Classes& classes) {
   if constexpr (std::is_same_v<Real, double>) return {sum, 0};
   // Each product is off by the rounding of its entries, some 2^-24 of |w_i| times the distance, and of its
   // sum, which grows with the number of runs (gemm.h) when all roundings go one way; 2^-20 leaves room for
-  // both.
+  // both up to a thousand entries.
+  const double thousands = std::max(1.0, static_cast<double>(classes.centre.size()) / 1024);
   const double squares = std::accumulate(classes.squares.begin(), classes.squares.end(), 0.0);
-  const double off = 0x1p-40 * squares * squared_distances(classes);
+  const double off = 0x1p-40 * thousands * thousands * squares * squared_distances(classes);
   return {sum, 2 * std::sqrt(sum * off) + off};
 }
 

@@ -2,11 +2,9 @@
 
 #include <algorithm>
 #include <numeric>
-#include <optional>
 
 #include "../kernels/cpu/dispatch.h"
 #include "across_classes.h"
-#include "gemm.h"
 #include "tiles.h"
 
 namespace tfc::ops {
@@ -39,8 +37,7 @@ PairSquares from_row_products(const UnitRows& centred, const Classes& classes) {
   const ValidRows& valid = classes.valid;
   TileSums sums(TileGrid(centred.count, centred.count, /*triangle=*/true).count());
   const auto squares = sum_squares<Real>();
-  std::optional<MadeRows<Real>> made;
-  if (centred.count * centred.kernel.width <= MadeRows<Real>::kMostEntries) made.emplace(centred);
+  const std::optional<MadeRows<Real>> made = made_if_small<Real>(centred);
   const UnitRows& rows = made ? made->rows : centred;
   for_each_tile<Real>(rows, rows, /*triangle=*/true, [&] {
     return [&](const Tile<Real>& tile) {
@@ -64,7 +61,7 @@ PairSquares from_row_products(const UnitRows& centred, const Classes& classes) {
   // Each product is off by its own rounding of the entries, some 2^-24 |w_i| |w_j|.
   const double total = sum(classes.squares);
   const double error = sizeof(Real) == sizeof(double) ? 0 : 0x1p-46 * total * total;
-  return with(across_classes<Real>(centred, classes),
+  return with(across_classes<Real>(rows, classes),
               {2 * sum(sums.within), 2 * sum(sums.between), error, error});
 }
 
@@ -112,16 +109,12 @@ class PackedRows {
   void multiply(const TilePlace& tile, int64_t out_stride, Real* out) const {
     const int64_t height = rounded_up(tile.rows, cpu::kPanelStep);
     const int64_t width = rounded_up(tile.columns, cpu::kPanelStep);
-    const bool diagonal = tile.row == tile.column;
-    const int64_t step = diagonal ? diagonal_step(height) : height;
     for (int64_t row = 0; row < rows_; row += kDepth<Real>) {
       const int64_t depth = rounded_up(std::min(kDepth<Real>, rows_ - row), cpu::kPanelStep);
-      for (int64_t i = 0; i < height; i += step) {
-        const int64_t j = diagonal ? i : 0;
-        gemm(std::min(step, height - i), width - j, depth, left_.data() + (tile.row + i) * left_stride_ + row,
-             left_stride_, right_.data() + row * right_stride_ + tile.column + j, right_stride_,
-             /*add=*/row > 0, out + i * out_stride + j, out_stride);
-      }
+      multiply_panels(tile.row == tile.column, height, width, depth,
+                      left_.data() + tile.row * left_stride_ + row, left_stride_,
+                      right_.data() + row * right_stride_ + tile.column, right_stride_, /*add=*/row > 0, out,
+                      out_stride);
     }
   }
 
@@ -244,7 +237,7 @@ class ColumnProducts {
 template <typename Real>
 PairSquares from_column_products(const UnitRows& centred, const Classes& classes) {
   const TileGrid grid(centred.kernel.width, centred.kernel.width, /*triangle=*/true);
-  constexpr int64_t kEntriesAtATime = int64_t{1} << 21;
+  constexpr int64_t kEntriesAtATime = (int64_t{8} << 20) / sizeof(Real);
   const int64_t band = std::max<int64_t>(1, kEntriesAtATime / (grid.height() * grid.width()));
   TileSums sums(grid.count());
   PackedRows<Real> packed(centred);

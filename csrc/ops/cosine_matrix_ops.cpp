@@ -82,30 +82,21 @@ bool finite(const std::vector<cpu::UnitScale>& scales) {
                       [](const cpu::UnitScale& scale) { return std::isnan(scale.scale); });
 }
 
-// Rows are packed for every tile that they are part of, unless they are made once.
-template <typename Real>
-bool worth_making(const UnitRows& left, const UnitRows& right, const TileGrid& grid) {
-  const int64_t rows = left.count + (grid.triangle() ? 0 : right.count);
-  return grid.count() > 1 && !multiplied_in_pairs(left) &&
-         rows * left.kernel.width <= MadeRows<Real>::kMostEntries;
-}
-
 template <typename Real>
 void fill(const UnitRows& left, const UnitRows& right, bool symmetric, bool all_finite, const at::Tensor& out,
           cpu::PlaceCosinesFunction<Real> place) {
   const TileWriter<Real> writer{
       left, right, symmetric, all_finite, out.mutable_data_ptr<Real>(), out.stride(0), out.stride(1), place};
-  const auto write = [&] { return writer; };
-  if (!worth_making<Real>(left, right, TileGrid(left.count, right.count, symmetric))) {
-    for_each_tile<Real>(left, right, symmetric, write);
-  } else if (symmetric) {
-    const MadeRows<Real> made(left);
-    for_each_tile<Real>(made.rows, made.rows, symmetric, write);
-  } else {
-    const MadeRows<Real> made_left(left);
-    const MadeRows<Real> made_right(right);
-    for_each_tile<Real>(made_left.rows, made_right.rows, symmetric, write);
+  // Rows that are part of several tiles would be packed for each of them.
+  const TileGrid grid(left.count, right.count, symmetric);
+  std::optional<MadeRows<Real>> made_left, made_right;
+  if (!multiplied_in_pairs(left)) {
+    if (right.count > grid.width()) made_left = made_if_small<Real>(left);
+    if (left.count > grid.height() && !symmetric) made_right = made_if_small<Real>(right);
   }
+  const UnitRows& left_rows = made_left ? made_left->rows : left;
+  const UnitRows& right_rows = symmetric ? left_rows : made_right ? made_right->rows : right;
+  for_each_tile<Real>(left_rows, right_rows, symmetric, [&] { return writer; });
 }
 
 void compute(const at::Tensor& x, const std::optional<at::Tensor>& y, const at::Tensor& out) {

@@ -6,6 +6,7 @@
 #include <ATen/ops/addmm.h>
 #include <ATen/ops/from_blob.h>
 #include <ATen/ops/mm.h>
+#include <c10/util/BFloat16.h>
 
 #include <algorithm>
 #include <atomic>
@@ -22,6 +23,7 @@ constexpr std::pair<FloatGemm, const char*> kNames[] = {
     {FloatGemm::kOneDnn, "onednn"}, {FloatGemm::kFused, "fused"}, {FloatGemm::kTorch, "torch"}};
 
 std::atomic<FloatGemm> best_allowed{FloatGemm::kOneDnn};
+std::atomic<bool> pairs_always{false};
 
 template <typename Real>
 at::Tensor view(const Real* data, int64_t rows, int64_t columns, int64_t stride) {
@@ -107,6 +109,32 @@ bool works(FloatGemm gemm) {
   return false;
 }
 
+bool brgemm_takes_pairs() {
+#if defined(CPUBLAS_BRGEMM_BF16BF16F32)
+  if (float_gemm() != FloatGemm::kOneDnn) return false;
+  static const bool takes = try_bfloat16();
+  return takes;
+#else
+  return false;
+#endif
+}
+
+float widened(uint16_t bfloat16) { return c10::detail::f32_from_bits(bfloat16); }
+
+// c += a b of one run, pair by pair.
+void add_pairs(int64_t m, int64_t n, int64_t k, const uint16_t* a, int64_t lda, const uint16_t* b,
+               int64_t ldb, float* c, int64_t ldc) {
+  for (int64_t i = 0; i < m; ++i) {
+    for (int64_t j = 0; j < n; ++j) {
+      float sum = 0;
+      for (int64_t l = 0; l < k; ++l) {
+        sum += widened(a[i * lda + l]) * widened(b[(l / 2 * ldb + j) * 2 + l % 2]);
+      }
+      c[i * ldc + j] += sum;
+    }
+  }
+}
+
 }  // namespace
 
 FloatGemm float_gemm() {
@@ -116,15 +144,9 @@ FloatGemm float_gemm() {
   return FloatGemm::kTorch;
 }
 
-bool bfloat16_gemm_is_compiled() {
-#if defined(CPUBLAS_BRGEMM_BF16BF16F32)
-  if (float_gemm() != FloatGemm::kOneDnn) return false;
-  static const bool works = try_bfloat16();
-  return works;
-#else
-  return false;
-#endif
-}
+bool multiplies_pairs() { return pairs_always.load(std::memory_order_relaxed) || brgemm_takes_pairs(); }
+
+void always_multiply_pairs(bool always) { pairs_always.store(always); }
 
 std::vector<std::string> float_gemms() {
   std::vector<std::string> names;
@@ -179,14 +201,19 @@ void gemm(int64_t m, int64_t n, int64_t k, const double* a, int64_t lda, const d
 void gemm(int64_t m, int64_t n, int64_t k, const uint16_t* a, int64_t lda, const uint16_t* b, int64_t ldb,
           bool add, float* c, int64_t ldc) {
 #if defined(CPUBLAS_BRGEMM_BF16BF16F32)
-  for (int64_t first = 0; first < k; first += kGemmRun) {
-    brgemm(m, n, std::min(kGemmRun, k - first), a + first, lda, b + first * ldb, ldb, add || first > 0, c,
-           ldc);
+  if (brgemm_takes_pairs()) {
+    for (int64_t first = 0; first < k; first += kGemmRun) {
+      brgemm(m, n, std::min(kGemmRun, k - first), a + first, lda, b + first * ldb, ldb, add || first > 0, c,
+             ldc);
+    }
+    at::native::cpublas::brgemm_release();
+    return;
   }
-  at::native::cpublas::brgemm_release();
-#else
-  TORCH_INTERNAL_ASSERT(false, "this torch has no compiled products of bfloat16");
 #endif
+  for (int64_t i = 0; i < m && !add; ++i) std::fill(c + i * ldc, c + i * ldc + n, 0.0f);
+  for (int64_t first = 0; first < k; first += kGemmRun) {
+    add_pairs(m, n, std::min(kGemmRun, k - first), a + first, lda, b + first * ldb, ldb, c, ldc);
+  }
 }
 
 }  // namespace tfc::ops

@@ -18,7 +18,7 @@ void gemm(int64_t m, int64_t n, int64_t k, const double* a, int64_t lda, const d
           bool add, double* c, int64_t ldc);
 
 // The same of bfloat16, summed in float32: a holds rows, b [k / 2, n, 2] pairs of entries of a column, `ldb`
-// columns apart; k is even. Denormal entries count as zero. Only where bfloat16_gemm_is_compiled().
+// columns apart; k is even. Denormal entries count as zero. Quick only where multiplies_pairs().
 void gemm(int64_t m, int64_t n, int64_t k, const uint16_t* a, int64_t lda, const uint16_t* b, int64_t ldb,
           bool add, float* c, int64_t ldc);
 
@@ -33,7 +33,11 @@ enum class FloatGemm { kOneDnn, kFused, kTorch };
 
 // The best that this processor and torch have. torch.backends.mkldnn.flags(enabled=False) rules out oneDNN.
 FloatGemm float_gemm();
-bool bfloat16_gemm_is_compiled();
+
+// Whether bfloat16 is multiplied as such: oneDNN does, where the processor has an instruction for it. For
+// tests: everywhere from now on, be it slowly; or only there.
+bool multiplies_pairs();
+void always_multiply_pairs(bool always);
 
 // For tests: "onednn", "fused" and "torch", as far as they are there, best first; and nothing better than
 // that from now on. Throws std::invalid_argument for another name.

@@ -4,7 +4,6 @@
 #include <type_traits>
 
 #include "../kernels/cpu/dispatch.h"
-#include "gemm.h"
 
 namespace tfc::ops {
 namespace {
@@ -31,11 +30,6 @@ std::vector<float> scales_of(const cpu::UnitRows& rows, int64_t first, int64_t c
 }
 
 }  // namespace
-
-int64_t diagonal_step(int64_t height) {
-  constexpr int64_t kFewest = 32;
-  return std::max(kFewest, rounded_up(height / 4, cpu::kPanelStep));
-}
 
 TileGrid::TileGrid(int64_t rows, int64_t columns, bool triangle)
     : rows_(rows),
@@ -137,19 +131,13 @@ void TileProduct<Real, Packed>::multiply(const Tile<Real>& tile, int64_t first_c
     }
     pack_columns<Packed>(right_)(columns_of(right_, column, column + depth), tile.column,
                                  tile.column + tile.columns, right_panel_, width);
-    const bool add = column != first_column;
-    const bool diagonal = grid_.triangle() && tile.row == tile.column;
-    const int64_t step = diagonal ? diagonal_step(height) : height;
-    for (int64_t i = 0; i < height; i += step) {
-      const int64_t j = diagonal ? i : 0;
-      gemm(std::min(step, height - i), width - j, padded, left + i * left_stride, left_stride,
-           right_panel_ + j, width, add, cosines_ + i * stride_ + j, stride_);
-    }
+    multiply_panels(grid_.triangle() && tile.row == tile.column, height, width, padded, left, left_stride,
+                    right_panel_, width, /*add=*/column != first_column, cosines_, stride_);
   }
 }
 
 bool multiplied_in_pairs(const UnitRows& rows) {
-  return rows.scalar == cpu::Scalar::kBFloat16 && rows.kernel.means == nullptr && bfloat16_gemm_is_compiled();
+  return rows.scalar == cpu::Scalar::kBFloat16 && rows.kernel.means == nullptr && multiplies_pairs();
 }
 
 template <>

@@ -65,14 +65,25 @@ ValidRows valid_rows(const std::vector<cpu::UnitScale>& scales, const Grouping& 
   return valid;
 }
 
+namespace {
+
+// Not a power of two: what is read a stride apart must not fall into one set of the cache.
+int64_t made_stride(int64_t width) { return rounded_up(width, cpu::kPanelStep) + cpu::kPanelStep; }
+
 template <typename Real>
-MadeRows<Real>::MadeRows(const UnitRows& unit) : rows{} {
-  // Not a power of two: what is read a stride apart must not fall into one set of the cache.
-  const int64_t stride = rounded_up(unit.kernel.width, cpu::kPanelStep) + cpu::kPanelStep;
-  const int64_t padded = rounded_up(unit.count, cpu::kPanelStep);
-  memory = c10::GetCPUAllocator()->allocate(static_cast<size_t>(padded * stride) * sizeof(Real));
+int64_t made_bytes(const UnitRows& unit) {
+  return rounded_up(unit.count, cpu::kPanelStep) * made_stride(unit.kernel.width) *
+         static_cast<int64_t>(sizeof(Real));
+}
+
+}  // namespace
+
+template <typename Real>
+MadeRows<Real>::MadeRows(const UnitRows& unit)
+    : memory(c10::GetCPUAllocator()->allocate(static_cast<size_t>(made_bytes<Real>(unit)))), rows{} {
+  const int64_t stride = made_stride(unit.kernel.width);
   auto* made = static_cast<Real*>(memory.get());
-  std::fill(made + unit.count * stride, made + padded * stride, Real{0});
+  std::fill(made + unit.count * stride, made + rounded_up(unit.count, cpu::kPanelStep) * stride, Real{0});
   rows.kernel.data = made;
   rows.kernel.stride = stride;
   rows.kernel.width = unit.kernel.width;
@@ -81,8 +92,15 @@ MadeRows<Real>::MadeRows(const UnitRows& unit) : rows{} {
   rows.padded = true;
   const auto pack = pack_rows<Real>(unit);
   at::parallel_for(
-      0, unit.count, std::max<int64_t>(1, kElementsPerThread / std::max<int64_t>(1, stride)),
+      0, unit.count, std::max<int64_t>(1, kElementsPerThread / stride),
       [&](int64_t first, int64_t last) { pack(unit.kernel, first, last, made + first * stride, stride); });
+}
+
+template <typename Real>
+std::optional<MadeRows<Real>> made_if_small(const UnitRows& rows) {
+  constexpr int64_t kMostBytes = int64_t{64} << 20;
+  if (made_bytes<Real>(rows) > kMostBytes) return std::nullopt;
+  return std::optional<MadeRows<Real>>(rows);
 }
 
 template <>
@@ -110,7 +128,7 @@ cpu::PackFunction<uint16_t> pack_columns<uint16_t>(const UnitRows&) {
   return cpu::kernels().pair_columns;
 }
 
-template struct MadeRows<float>;
-template struct MadeRows<double>;
+template std::optional<MadeRows<float>> made_if_small<float>(const UnitRows& rows);
+template std::optional<MadeRows<double>> made_if_small<double>(const UnitRows& rows);
 
 }  // namespace tfc::ops

@@ -4,6 +4,7 @@
 #include <ATen/core/Tensor.h>
 #include <c10/core/Allocator.h>
 
+#include <optional>
 #include <vector>
 
 #include "../kernels/cpu/passes.h"
@@ -30,12 +31,14 @@ UnitRows unit_rows(const at::Tensor& rows, const std::vector<cpu::UnitScale>& sc
 // The rows made once, in Real, for products with many others. `rows` is padded.
 template <typename Real>
 struct MadeRows {
-  static constexpr int64_t kMostEntries = (int64_t{64} << 20) / sizeof(Real);  // nobody expects more memory
-
   explicit MadeRows(const UnitRows& rows);
   at::DataPtr memory;
   UnitRows rows;
 };
+
+// Nothing if they would take more than 64 MiB, which nobody expects of a function that walks tiles.
+template <typename Real>
+std::optional<MadeRows<Real>> made_if_small(const UnitRows& rows);
 
 // Entries first ... last - 1 of every row.
 cpu::UnitRows columns_of(const UnitRows& rows, int64_t first, int64_t last);

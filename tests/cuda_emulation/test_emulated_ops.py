@@ -20,7 +20,10 @@ ROOT = Path(__file__).parents[2]
 # File, and what is left out of it: what is about the CPU's own loops, or too much for fibers. Of
 # products, which are at::bmm here, the libraries that the CPU's ops choose from, the precision that
 # torch takes on the CPU, and threads.
-PRODUCTS = "threads or instruction_set or library or onednn or lower_precision or memory"
+PRODUCTS = (
+    "threads or instruction_set or by_onednn or by_fused or bfloat16_pairs or every_product"
+    " or onednn or lower_precision or memory"
+)
 FILES = {
     "tests/similarity/test_means.py": "equal_rows_of_one_value or 200000",
     "tests/gating/test_stats.py": "200000",

@@ -128,6 +128,12 @@ def test_scales_mixed_in_one_batch(rng: np.random.Generator, dtype: torch.dtype)
     check(x, random_labels(rng, 150))
 
 
+@pytest.mark.usefixtures("bfloat16_pairs")
+def test_counts_of_bfloat16_pairs(rng: np.random.Generator) -> None:
+    for n, d in ((40, 7), (200, 65), (300, 128)):
+        check(rows_at_all_angles(rng, n, d, torch.bfloat16), random_labels(rng, n))
+
+
 def test_the_ends_belong_to_the_outer_bins() -> None:
     x = torch.tensor([[1.0], [2.0], [-3.0]])
     for bins in (1, 2, 7, 65536):

@@ -93,6 +93,15 @@ def test_every_entry_meets_its_own(rng: np.random.Generator, d: int, dtype: torc
     assert_same_bits(cosines, -units[:, order].to(cosines.dtype))
 
 
+@pytest.mark.usefixtures("bfloat16_pairs")
+@pytest.mark.parametrize("d", [1, 31, 64, 300])
+def test_bfloat16_pairs(rng: np.random.Generator, d: int) -> None:
+    for n in (2, 33, 64, 150, 300):
+        check(random_rows(rng, n, d, torch.bfloat16))
+        check(random_rows(rng, n, d, torch.bfloat16), random_rows(rng, 70, d, torch.bfloat16))
+    assert_same_bits(check(torch.eye(d, dtype=torch.bfloat16)), torch.eye(d))
+
+
 @pytest.mark.usefixtures("products")
 @each_dtype
 def test_scales_mixed_in_one_batch(rng: np.random.Generator, dtype: torch.dtype) -> None:
@@ -311,6 +320,11 @@ def test_lower_precision_of_products_is_not_taken(
     finally:
         torch.set_float32_matmul_precision(before)
         _C.use_float_gemm("onednn")
+
+
+def test_every_product_that_the_processor_has_is_tested() -> None:
+    assert ("fused" in _C.float_gemms()) == ("x86_64_v3" in INSTRUCTION_SETS)
+    assert _C.float_gemms()[-1] == "torch"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

@@ -40,7 +40,9 @@ def test_every_shape(rng: np.random.Generator, n: int, d: int, dtype: torch.dtyp
     check(x, random_labels(rng, n))
 
 
-@pytest.mark.parametrize(("n", "d"), [(20, 200_000), (1500, 3), (1500, 40), (1000, 1000)])
+@pytest.mark.parametrize(
+    ("n", "d"), [(20, 200_000), (100, 200_000), (1500, 3), (1500, 40), (1000, 1000)]
+)
 def test_large_shapes(rng: np.random.Generator, n: int, d: int) -> None:
     check(rows_at_all_angles(rng, n, d, torch.float32), random_labels(rng, n))
 
@@ -233,7 +235,7 @@ def test_every_instruction_set_gives_the_same_bits(
 
 
 @pytest.mark.usefixtures("products")
-def test_products_of_either_library(rng: np.random.Generator) -> None:
+def test_each_product(rng: np.random.Generator) -> None:
     for n, d in ((200, 65), (65, 200)):
         check(rows_at_all_angles(rng, n, d, torch.float32), random_labels(rng, n))
 

@@ -29,10 +29,10 @@ def cosine_matrix(x: Array, y: Array | None = None, *, out: Array | None = None)
     products of the backward are torch's: on the CPU `torch.set_float32_matmul_precision` holds for
     them, on a GPU they are never TF32.
 
-    Only the `n m` numbers of the result are needed besides the input (on a GPU the unit rows and
-    64 MB, too); the backward makes the unit rows, and up to two more matrices of that size. Means,
-    spread or distribution of the entries cost far less: see `mean_cosine`, `cosine_spread` and
-    `cosine_histogram`.
+    The `n m` numbers of the result are needed besides the input, and unit rows of up to 64 MB for
+    each of `x` and `y` (on a GPU all unit rows and 64 MB); the backward makes the unit rows, and up
+    to two more matrices of that size. Means, spread or distribution of the entries cost far less:
+    see `mean_cosine`, `cosine_spread` and `cosine_histogram`.
 
     Args:
         x: Rows, `[n, ...]`, flattened to `[n, d]`; float16, bfloat16, float32 or float64; any

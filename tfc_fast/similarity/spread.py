@@ -47,7 +47,7 @@ def cosine_spread(
 
     The matrix of pairs is never held. Costs about `n^2 d / 2` or `n d^2 / 2` multiplications,
     whichever is less, and `n C d` for C classes, with twice the means of the classes, about
-    56 bytes per row and up to 50 MB besides the input; on a GPU the centred rows and about 100 MB.
+    56 bytes per row and up to 70 MB besides the input; on a GPU the centred rows and about 100 MB.
     The result does not depend on the number of threads. On a GPU the call waits for the device.
 
     Args:
