@@ -29,7 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "records": set(),
     "files": set(),
     "sinks": {"records", "files"},
-    "probe": {"_extension", "_inputs", "records", "sinks"},
+    "probe": {"_extension", "_inputs", "phases", "records", "sinks"},
     "run_directory": {"records", "files", "sinks"},
     "data": {"files"},
     "models": set(),

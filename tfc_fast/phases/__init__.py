@@ -8,20 +8,26 @@ their thresholds stand in the docstrings of `first_phase_end`, `site_phases` and
     summary = analyze(loss, probe.history(), chance_loss=math.log(num_classes))
     print(describe(summary), remedies(summary))
 
-While the run is going on, `PhaseMonitor` tells its state step by step.
+While the run is going on, `PhaseMonitor` tells its state step by step, and `EventDetector` finds in
+its records what somebody should hear of.
 """
 
 from __future__ import annotations
 
 from tfc_fast.phases.curve import first_phase_end, smoothed_loss
+from tfc_fast.phases.events import EVENT_KINDS, Event, EventDetector, EventKind
 from tfc_fast.phases.monitor import Change, PhaseMonitor, State
 from tfc_fast.phases.sites import Rise, SitePhase, site_phases
 from tfc_fast.phases.summary import PhaseSummary, Verdict, analyze
 from tfc_fast.phases.words import REMEDY_NOTE, describe, details, headline, remedies
 
 __all__ = [
+    "EVENT_KINDS",
     "REMEDY_NOTE",
     "Change",
+    "Event",
+    "EventDetector",
+    "EventKind",
     "PhaseMonitor",
     "PhaseSummary",
     "Rise",

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -12,6 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from tfc_fast import _extension
+from tfc_fast.phases import Event, EventDetector, EventKind
+from tfc_fast.phases.events import checked_kinds
+from tfc_fast.probe.outlet import Outlet
 from tfc_fast.probe.sites import Sites, SiteSelection
 from tfc_fast.probe.watch import (
     Channel,
@@ -21,12 +23,10 @@ from tfc_fast.probe.watch import (
     start_watching,
     stop_watching,
 )
-from tfc_fast.records import COLUMNS, COUNT_COLUMNS, Records, Sink
-from tfc_fast.sinks.memory import MemorySink
+from tfc_fast.records import Records, Sink
 
 _C = _extension._C
 
-_STATISTICS = COLUMNS[3:]
 _UNITS_PER_SITE = 4096
 
 
@@ -77,6 +77,8 @@ class Probe:
         history_records: Records that `history` keeps (the oldest steps are dropped), None for all.
         max_sites: Most sites there may be, counting taps and repeated calls of one module;
             default: the chosen modules and 64 more.
+        stop_on: Events that set `stop_event`, such as `["stuck", "nonfinite"]`; see `on`.
+        events: What finds events; default: `tfc_fast.phases.EventDetector(window=window)`.
 
     Raises:
         TypeError: An argument is of the wrong type.
@@ -117,6 +119,8 @@ class Probe:
         capacity: int = 256,
         history_records: int | None = 100_000,
         max_sites: int | None = None,
+        stop_on: Iterable[EventKind] = (),
+        events: EventDetector | None = None,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model: wanted a torch.nn.Module, got {type(model).__name__}")
@@ -134,6 +138,9 @@ class Probe:
                     f"sinks: {type(sink).__name__} lacks one of write, flush, close "
                     "(tfc_fast.records.Sink)"
                 )
+        stop_on = checked_kinds("stop_on", stop_on)
+        if events is not None and not isinstance(events, EventDetector):
+            raise TypeError(f"events: wanted an EventDetector, got {type(events).__name__}")
         self._selection = SiteSelection(sites)
         self._modules = self._selection.modules(model)
         if max_sites is None:
@@ -154,12 +161,15 @@ class Probe:
         self._channel = Channel(self._recorder, max_sites, labelled=self._num_classes is not None)
         self._watches = [self._channel.watch(name) for name, _ in self._modules]
         self._taps = Taps(self._channel, self._selection.takes_tap)
-        self._history_records = history_records
-        self._history = MemorySink(history_records)
-        self._sinks = tuple(sinks)
+        self._outlet = Outlet(
+            self._recorder,
+            self._channel.names,
+            sinks,
+            history_records,
+            events or EventDetector(window=window),
+            stop_on,
+        )
         self._attached = False
-        self._warned_of_silence = False
-        self._lost = 0
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -260,7 +270,7 @@ class Probe:
         ):  # else `batch` does it, which must come before the next forward
             self._channel.begin_forward()
         if due:
-            self._drain(wait=False)
+            self._outlet.drain(wait=False)
 
     def flush(self) -> None:
         """Bring all closed steps to the history and the sinks, and let the sinks store them.
@@ -269,15 +279,12 @@ class Probe:
             ValueError: On a GPU, an earlier batch was wrong, see `Probe`.
             OSError: A sink could not store its records.
         """
-        _for_each([self._drain, *(sink.flush for sink in self._sinks)])
+        self._outlet.flush()
 
     def close(self) -> None:
         """Detach, flush, and close the sinks."""
         self.detach()
-        try:
-            self.flush()
-        finally:
-            _for_each([sink.close for sink in self._sinks])
+        self._outlet.close()
 
     def history(self) -> Records:
         """All records in memory: one numpy array per column, equally long.
@@ -291,8 +298,55 @@ class Probe:
         Raises:
             ValueError: On a GPU, an earlier batch was wrong, see `Probe`.
         """
-        self._drain()
-        return self._history.history()
+        return self._outlet.history()
+
+    def on(self, event: EventKind, callback: Callable[[Event], object]) -> None:
+        """Call a function whenever an event is found in the records.
+
+        | event | when |
+        |---|---|
+        | `"collapse"` | between-class similarity of features has risen in the first phase |
+        | `"stuck"` | the first phase is long, and neither loss nor similarity moves |
+        | `"recovered"` | the first phase has ended after one of these |
+        | `"dead_units"` | half of a site's units were active for no row of `window` steps |
+        | `"nonfinite"` | a site has rows with NaN or Inf, or the loss is none |
+
+        `tfc_fast.phases.EventDetector` has the rules. Events are looked for when records reach the
+        sinks, every `capacity / 2` steps and in `flush`, never in between, so that a step costs
+        nothing more; the first three need the loss, see `step`. Records from before the first call
+        of `on` are not looked at.
+
+        Args:
+            event: One of the above.
+            callback: Called with a `tfc_fast.phases.Event`, within the call that brought the
+                records. What it raises is raised there, after everybody was served.
+
+        Raises:
+            TypeError: `callback` is not callable.
+            ValueError: There is no such event.
+
+        Example:
+            >>> import torch
+            >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU())
+            >>> with Probe(model) as probe:
+            ...     probe.on("nonfinite", print)
+            ...     for loss in (1.0, float("inf")):
+            ...         model(torch.ones(16, 4)).sum().backward()
+            ...         probe.step(loss=loss)
+            step 2: loss inf
+        """
+        (kind,) = checked_kinds("event", [event])
+        if not callable(callback):
+            raise TypeError(f"callback: wanted a function, got {type(callback).__name__}")
+        self._outlet.listen(kind, callback)
+
+    @property
+    def stop_event(self) -> Event | None:
+        """The first event of those in `stop_on`; None until one was found.
+
+        `if probe.stop_event: break` ends a training loop; see `on` for when it is found.
+        """
+        return self._outlet.stop_event
 
     def overhead(self) -> Overhead:
         """What the probe cost per step, measured by its own clock since it was made.
@@ -324,10 +378,11 @@ class Probe:
             "sites": list(self._channel.names),
             "units": self._recorder.units.to("cpu", copy=True),
             "placement": self._recorder.placement(),
+            "events": self._outlet.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from where `state_dict` was taken; the history starts empty.
+        """Go on from where `state_dict` was taken; the history starts empty, `stop_event` is None.
 
         Args:
             state: From a probe of the same model with the same `sites` and `max_sites`, on any
@@ -351,56 +406,12 @@ class Probe:
         for name in sites:
             self._channel.row(name)
         self._channel.begin_forward()
-        self._history = MemorySink(self._history_records)
+        self._outlet.restart(state.get("events"))
 
     def _not_attached(self, method: str) -> RuntimeError:
         return RuntimeError(
             f"Probe.{method}: the probe is not attached; use `with probe:` or probe.attach()"
         )
-
-    def _drain(self, *, wait: bool = True) -> None:
-        """Pass on the records that are there; then raise what was found wrong meanwhile."""
-        values, steps, losses = self._recorder.drain(wait)
-        self._warn_of_lost_steps()
-        if len(steps) > 0:
-            self._pass_on(values, steps, losses)
-        error = self._recorder.take_error()
-        if error is not None:
-            raise ValueError(error)
-
-    def _pass_on(self, values: Tensor, steps: Tensor, losses: Tensor) -> None:
-        records = _to_records(
-            values.numpy(), steps.numpy(), losses.numpy(), np.array(self._channel.names, object)
-        )
-        if len(records["step"]) == 0:
-            self._warn_of_silence()
-            return
-        self._history.write(records)
-        _for_each([_writer(sink, records) for sink in self._sinks])
-
-    def _warn_of_silence(self) -> None:
-        if self._warned_of_silence:
-            return
-        self._warned_of_silence = True
-        warnings.warn(
-            "no watched site took part in a backward pass; is the probe attached to the model "
-            "that is trained, and before its forward?",
-            RuntimeWarning,
-            stacklevel=5,
-        )
-
-    def _warn_of_lost_steps(self) -> None:
-        lost = self._recorder.lost()
-        if lost == self._lost:
-            return
-        warnings.warn(
-            f"{lost - self._lost} steps were recorded and lost: more than the capacity of the "
-            "probe passed before they were fetched; call flush() more often between replays of a "
-            "graph, or give Probe(capacity=...) a larger number",
-            RuntimeWarning,
-            stacklevel=4,
-        )
-        self._lost = lost
 
 
 def _device_of(model: nn.Module) -> torch.device:
@@ -420,37 +431,3 @@ def _at_least_one(name: str, value: object) -> int:
     if value < 1:
         raise ValueError(f"{name}: wanted at least 1, got {value}")
     return value
-
-
-def _writer(sink: Sink, records: Records) -> Any:
-    return lambda: sink.write(records)
-
-
-def _for_each(calls: list[Any]) -> None:
-    """Make all calls, then raise the first error: one broken sink must not starve the others."""
-    first: Exception | None = None
-    for call in calls:
-        try:
-            call()
-        except Exception as error:  # noqa: PERF203  (every sink gets its turn)
-            first = first or error
-    if first is not None:
-        raise first
-
-
-def _to_records(
-    values: np.ndarray, steps: np.ndarray, losses: np.ndarray, names: np.ndarray
-) -> Records:
-    """The recorder's ring `[steps, sites, columns]` as columns; sites not seen are left out."""
-    rows = values[:, :, _STATISTICS.index("n_rows")]
-    step_index, site_index = np.nonzero(~np.isnan(rows))
-    seen = values[step_index, site_index]
-    records: Records = {
-        "step": steps[step_index],
-        "site": names[site_index],
-        "loss": losses[step_index],
-    }
-    for index, name in enumerate(_STATISTICS):
-        column = np.ascontiguousarray(seen[:, index])
-        records[name] = column.astype(np.int64) if name in COUNT_COLUMNS else column
-    return records
