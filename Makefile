@@ -33,8 +33,9 @@ demo: setup ## Train the deep MLP on real digits, probed at every step, and writ
 	$(BIN)/tfc-fast train --out $(RUN) --overwrite
 	$(BIN)/tfc-fast report $(RUN)
 
+# Threads that wait for each other sleep: there are more than processors, and spinning would hold up the rest.
 test: setup ## Run all tests, on all processors
-	$(BIN)/python -m pytest -n auto --dist worksteal
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n auto --dist worksteal
 
 lint: setup ## Check style of Python and C++
 	$(BIN)/ruff check .

@@ -38,7 +38,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("data", "files", "models", "phases", "probe", "records", "run_directory", "sinks"),
         *("_version", "environment"),
     },
-    "integrations": {"probe", "records"},
+    "integrations": {"phases", "probe", "records"},
     "environment": {"_extension", "_version"},
     "bench": {"models", "probe", "environment", "files"},
     "cli": {

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from tfc_fast import Probe
 from tfc_fast.integrations.lightning import TFCCallback
+from tfc_fast.phases import Event, EventDetector, PhaseMonitor
 
 # What Lightning advises about the machine and the loader.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -187,3 +188,20 @@ def test_a_checkpoint_goes_on_with_the_step(tmp_path: Path) -> None:
 
 def test_no_history_before_the_first_training() -> None:
     assert len(TFCCallback().history()["step"]) == 0
+
+
+def test_an_event_ends_the_training(tmp_path: Path) -> None:
+    class Drain(pl.Callback):
+        def on_train_batch_start(self, *_: Any) -> None:
+            callback.history()
+
+    heard: list[Event] = []
+    rules = EventDetector(PhaseMonitor(patience=2, drop=0.9, min_rise=1.9))
+    callback = TFCCallback(num_classes=3, stop_on=["stuck"], events=rules)
+    callback.on("stuck", heard.append)
+    trainer = fit(Net(), tmp_path, batches=20, callbacks=[callback, Drain()])
+    assert [event.step for event in heard] == [3]
+    assert trainer.global_step == 4
+    # Another training is judged anew.
+    fit(Net(), tmp_path, batches=20, callbacks=[callback, Drain()])
+    assert [event.step for event in heard] == [3, 3]

@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from tfc_fast.integrations.transformers import TFCCallback
+from tfc_fast.phases import Event, EventDetector, PhaseMonitor
 
 # What torch says of pinned memory and the like.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -143,3 +144,15 @@ def test_losses_that_are_shares_of_the_step_are_added(tmp_path: Path) -> None:
     trainer_of(Shares(), tmp_path, [sums], gradient_accumulation_steps=3).train()
     trainer_of(Net(), tmp_path, [callback], gradient_accumulation_steps=3).train()
     assert sums.history()["loss"] == pytest.approx(callback.history()["loss"], rel=1e-5)
+
+
+def test_an_event_ends_the_training(tmp_path: Path) -> None:
+    heard: list[Event] = []
+    rules = EventDetector(PhaseMonitor(patience=1, drop=0.9, min_rise=1.9))
+    callback = TFCCallback(num_classes=3, stop_on=["stuck"], events=rules)
+    callback.on("stuck", heard.append)
+    trainer = trainer_of(Net(), tmp_path, [callback])
+    trainer.train()
+    assert [event.step for event in heard] == [2]
+    # Found with the first logs after it, two steps apart.
+    assert trainer.state.global_step == 3

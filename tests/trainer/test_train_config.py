@@ -87,3 +87,12 @@ def test_every_setting_has_a_help_and_cannot_be_changed() -> None:
 def test_folder_has_a_name_made_of_the_settings_unless_given() -> None:
     assert TrainConfig(depth=3, seed=5).run_path == "runs/digits-depth3-width256-seed5"
     assert TrainConfig(out="here").run_path == "here"
+
+
+def test_events_to_stop_on_are_checked() -> None:
+    assert TrainConfig(stop_on="stuck, nonfinite").stop_kinds == ["stuck", "nonfinite"]
+    assert TrainConfig().stop_kinds == []
+    with pytest.raises(ValueError, match=r"stop_on.*'late'.*recovered"):
+        TrainConfig(stop_on="late")
+    with pytest.raises(ValueError, match=r"stop_on.*probe=True"):
+        TrainConfig(stop_on="stuck", probe=False)

@@ -310,3 +310,21 @@ def test_a_folder_that_cannot_be_made_is_one_clear_error(small: Small, tmp_path:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="file stands where a folder is wanted"):
         Trainer(small(out="file/run")).fit()
+
+
+def test_an_event_ends_the_run_and_a_resume_goes_on(small: Small) -> None:
+    config = small(lr=1e-9, steps=600, stop_on="nonfinite, stuck")
+    result = Trainer(config, progress=False).fit()
+    assert (result.stopped_by, result.interrupted) == ("stuck", False)
+    # Known after 300 steps without progress, found when records are drained.
+    assert 300 < result.steps <= 300 + 128
+    assert result.summary["stopped_by"] == "stuck"
+    resumed = Trainer.resume(config.run_path, progress=False).fit()
+    assert (resumed.stopped_by, resumed.steps) == (None, 600)
+
+
+def test_a_resumed_run_may_stop_on_other_events(small: Small) -> None:
+    config = small(lr=1e-9, steps=5)
+    Trainer(config, progress=False).fit()
+    resumed = Trainer.resume(config.run_path, progress=False, steps=500, stop_on="stuck").fit()
+    assert resumed.stopped_by == "stuck"

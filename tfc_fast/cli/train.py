@@ -82,7 +82,7 @@ def _run(arguments: argparse.Namespace) -> int:
     print(f"training in {_shown(trainer.run_directory.path)}", flush=True)
     result = trainer.fit()
     _print_result(result)
-    return 0 if result.stopped_by is None else EXIT_INTERRUPTED
+    return EXIT_INTERRUPTED if result.interrupted else 0
 
 
 def _print_result(result: TrainResult) -> None:

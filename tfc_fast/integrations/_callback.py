@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
 from tfc_fast.integrations._labels import LabelRule, find_labels
 from tfc_fast.integrations._metrics import DEFAULT_COLUMNS, check_columns
+from tfc_fast.phases import Event, EventDetector, EventKind
+from tfc_fast.phases.events import checked_kinds
 from tfc_fast.probe import Probe, Sites
 from tfc_fast.records import Records, Sink, empty
 
@@ -26,6 +29,8 @@ class ProbeOwner:
         sinks: Sequence[Sink] = (),
         every: int = 1,
         window: int = 100,
+        stop_on: Iterable[EventKind] = (),
+        events: EventDetector | None = None,
     ) -> None:
         super().__init__()
         self._sites = sites
@@ -35,12 +40,22 @@ class ProbeOwner:
         self._sinks = tuple(sinks)
         self._every = every
         self._window = window
+        self._stop_on = checked_kinds("stop_on", stop_on)
+        self._events = events
+        self._listeners: list[tuple[EventKind, Callable[[Event], object]]] = []
         self._probe: Probe | None = None
 
     @property
     def probe(self) -> Probe | None:
         """The probe of the last or present training; None before the first."""
         return self._probe
+
+    def on(self, event: EventKind, callback: Callable[[Event], object]) -> None:
+        """Call a function whenever such an event is found; see `tfc_fast.Probe.on`."""
+        checked_kinds("event", [event])
+        self._listeners.append((event, callback))
+        if self._probe is not None:
+            self._probe.on(event, callback)
 
     def history(self) -> Records:
         """All records of the last or present training; see `tfc_fast.Probe.history`."""
@@ -52,14 +67,19 @@ class ProbeOwner:
             self._probe.close()
 
     def _make_probe(self, model: nn.Module, *sinks: Sink) -> Probe:
-        return Probe(
+        probe = Probe(
             model,
             self._sites,
             num_classes=self._num_classes,
             every=self._every,
             window=self._window,
             sinks=[*sinks, *self._sinks],
+            stop_on=self._stop_on,
+            events=copy.deepcopy(self._events),
         )
+        for event, callback in self._listeners:
+            probe.on(event, callback)
+        return probe
 
     def _labels_of(self, batch: Any) -> Tensor | None:
         return None if self._num_classes is None else self._label_rule(batch)

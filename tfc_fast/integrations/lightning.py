@@ -43,7 +43,8 @@ class TFCCallback(ProbeOwner, Callback):
             a tuple or list.
         columns: Columns of `tfc_fast.records.COLUMNS` to log.
         sinks: Where records go besides; closed when the training ends.
-        every, window: As in `tfc_fast.Probe`.
+        every, window, events: As in `tfc_fast.Probe`.
+        stop_on: Events that end the training; see `tfc_fast.Probe.on`.
 
     Raises:
         ImportError: On import of this module: lightning is not installed.
@@ -103,6 +104,8 @@ class TFCCallback(ProbeOwner, Callback):
         self._steps = trainer.global_step
         self._probe.step(loss=self._loss)
         self._loss = None
+        if self._probe.stop_event is not None:
+            trainer.should_stop = True
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Give the model back as it was."""

@@ -49,7 +49,8 @@ class TFCCallback(ProbeOwner, TrainerCallback):
             numbers `[n]`. Default: the entry called `labels`, `label`, `targets`, `target` or `y`.
         columns: Columns of `tfc_fast.records.COLUMNS` to log.
         sinks: Where records go besides; closed when the training ends.
-        every, window: As in `tfc_fast.Probe`.
+        every, window, events: As in `tfc_fast.Probe`.
+        stop_on: Events that end the training; see `tfc_fast.Probe.on`.
 
     Raises:
         ImportError: On import of this module: transformers is not installed.
@@ -104,6 +105,11 @@ class TFCCallback(ProbeOwner, TrainerCallback):
         if loss is not None and not self._shares:
             loss = loss / len(losses)
         self._probe.step(loss=loss)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """End the training, if an event of `stop_on` was found."""
+        if self._probe is not None and self._probe.stop_event is not None:
+            control.should_training_stop = True
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Add the numbers of the newest step to what is logged of the training."""

@@ -82,9 +82,9 @@ class Outlet:
         self.drain()
         return self._history.history()
 
-    def state_dict(self) -> dict[str, Any]:
-        """What has been told of events."""
-        return self._detector.state_dict()
+    def state_dict(self) -> dict[str, Any] | None:
+        """What has been found of events; None if nobody wants to hear of them."""
+        return self._detector.state_dict() if self._has_listeners else None
 
     def restart(self, state: dict[str, Any] | None) -> None:
         """An empty history, and events from where `state_dict` was taken."""
@@ -92,6 +92,10 @@ class Outlet:
             self._detector.load_state_dict(state)
         self._history = MemorySink(self._history_records)
         self.stop_event = None
+
+    @property
+    def _has_listeners(self) -> bool:
+        return bool(self._callbacks or self._stop_on)
 
     def _pass_on(self, values: Tensor, steps: Tensor, losses: Tensor) -> None:
         records = _to_records(
@@ -104,7 +108,7 @@ class Outlet:
         for_each([*(_writer(sink, records) for sink in self._sinks), lambda: self._tell(records)])
 
     def _tell(self, records: Records) -> None:
-        if not (self._callbacks or self._stop_on):
+        if not self._has_listeners:
             return
         calls = []
         for event in self._detector.update(records):

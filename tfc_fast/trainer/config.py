@@ -16,6 +16,9 @@ import typing
 from collections.abc import Mapping
 from typing import Any, SupportsFloat, SupportsIndex
 
+from tfc_fast.phases import EVENT_KINDS
+from tfc_fast.phases.events import checked_kinds
+
 __all__ = ["DEFAULT_STEPS", "TrainConfig"]
 
 DEFAULT_STEPS = 1500
@@ -142,6 +145,11 @@ class TrainConfig:
     window: int = _setting(
         100, "probe", "steps after which a unit that was never active counts as dead", at_least=1
     )
+    stop_on: str | None = _setting(
+        None,
+        "probe",
+        f"events that end the run early, with commas between them: {', '.join(EVENT_KINDS)}",
+    )
     tensorboard: bool = _setting(
         False, "probe", "write the records as TensorBoard curves, too, to the folder of the run"
     )
@@ -178,6 +186,11 @@ class TrainConfig:
         if self.out is not None:
             return self.out
         return f"runs/{self.dataset}-depth{self.depth}-width{self.width}-seed{self.seed}"
+
+    @property
+    def stop_kinds(self) -> list[str]:
+        """The events of `stop_on`."""
+        return [] if self.stop_on is None else [kind.strip() for kind in self.stop_on.split(",")]
 
     def total_steps(self, samples: int) -> int:
         """Number of steps of the run.
@@ -238,6 +251,9 @@ class TrainConfig:
             )
         if self.tensorboard and not self.probe:
             raise ValueError("tensorboard: given, but probe=False makes no records; set probe=True")
+        if self.stop_on is not None and not self.probe:
+            raise ValueError("stop_on: given, but probe=False makes no records; set probe=True")
+        checked_kinds("stop_on", self.stop_kinds)
         if self.batch_norm and self.batch_size == 1:
             raise ValueError(
                 "batch_size: 1 given, batch_norm needs at least 2 samples per step; "

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a wish to stop, so that a step is never cut in two."""
+"""A wish to stop, by Ctrl-C, SIGTERM or the run itself, so that a step is never cut in two."""
 
 from __future__ import annotations
 
@@ -30,8 +30,17 @@ class StopRequest:
         self._before: dict[signal.Signals, Any] = {}
 
     def __bool__(self) -> bool:
-        """Whether a signal came."""
+        """Whether to stop."""
         return self.name is not None
+
+    def ask(self, name: str) -> None:
+        """Stop for another reason than a signal, which goes before."""
+        self.name = self.name or name
+
+    @property
+    def is_signal(self) -> bool:
+        """Whether a signal asked to stop."""
+        return self.name in [number.name for number in _SIGNALS]
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
@@ -49,6 +58,6 @@ class StopRequest:
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     def _take(self, number: int, frame: FrameType | None) -> None:
-        if self.name is not None:
+        if self.is_signal:
             raise KeyboardInterrupt
         self.name = signal.Signals(number).name

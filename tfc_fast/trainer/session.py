@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
+from tfc_fast.phases.events import checked_kinds
 from tfc_fast.probe import Probe
 from tfc_fast.records import Sink
 from tfc_fast.run_directory import RunDirectory
@@ -106,7 +107,7 @@ class Session:
 
         Args:
             total: Number of steps of the run, those done before included.
-            stop: Looked at after every step.
+            stop: Looked at after every step; an event of `stop_on` asks it to stop.
             bar: Told about every step.
 
         Raises:
@@ -128,6 +129,8 @@ class Session:
                 self.save_records()
             if every and self.step % every == 0 and self.step < total:
                 self._save_checkpoint()
+            if self._probe is not None and self._probe.stop_event is not None:
+                stop.ask(self._probe.stop_event.kind)
         self.save_records()
         self._save_checkpoint()
 
@@ -169,6 +172,7 @@ class Session:
             every=config.every,
             window=config.window,
             sinks=list(sinks),
+            stop_on=checked_kinds("stop_on", config.stop_kinds),
         )
         probe.attach()
         return probe

@@ -25,7 +25,7 @@ def summarize(
         planned_steps: Number of steps that the settings ask for.
         chance_loss: Loss of a network that knows only the class frequencies.
         overhead: What the probe cost; None without one.
-        stopped_by: Name of the signal that ended the run early, else None.
+        stopped_by: Signal or event that ended the run early, else None.
 
     Returns:
         The content of `summary.json`: everything of `phases.PhaseSummary`, and `steps`,

@@ -42,7 +42,9 @@ class TrainResult:
         run_directory: The files of the run.
         model: The trained model, without its probe.
         steps: Steps done, those before a resume included.
-        stopped_by: Name of the signal that ended the run early, else None.
+        stopped_by: What ended the run early, else None: the name of a signal, or an event of
+            `stop_on`.
+        interrupted: Whether that was a signal.
     """
 
     summary: dict[str, Any]
@@ -51,6 +53,7 @@ class TrainResult:
     model: nn.Module
     steps: int
     stopped_by: str | None
+    interrupted: bool
 
 
 class Trainer:
@@ -127,7 +130,8 @@ class Trainer:
             dataset: As for `Trainer`; wanted if the run was started with one.
             sinks: As for `Trainer`; they get the records after the checkpoint.
             progress: As for `Trainer`.
-            **changes: New values of `steps`, `epochs`, `threads`, `device`, `checkpoint_every`.
+            **changes: New values of `steps`, `epochs`, `threads`, `device`, `checkpoint_every`,
+                `stop_on`.
                 The same bits need the same device and number of threads.
 
         Raises:
@@ -164,10 +168,10 @@ class Trainer:
         return self._run
 
     def fit(self) -> TrainResult:
-        """Train to the end, or until Ctrl-C or SIGTERM; once per trainer.
+        """Train to the end, or until Ctrl-C, SIGTERM or an event of `stop_on`; once per trainer.
 
         Returns:
-            The result; its `stopped_by` tells whether a signal ended the run.
+            The result; its `stopped_by` tells what ended the run early.
 
         Raises:
             RuntimeError: This trainer has trained already.
@@ -184,8 +188,9 @@ class Trainer:
                 bar = ProgressBar(self._total, done=session.step, enabled=self._progress)
                 with bar:
                     session.train(self._total, stop, bar)
-            # A signal that came after the last step has ended nothing.
+            # What came after the last step has ended nothing.
             stopped_by = stop.name if session.step < self._total else None
+            interrupted = stopped_by is not None and stop.is_signal
             summary, analysis = summarize(
                 run,
                 planned_steps=self._total,
@@ -193,7 +198,9 @@ class Trainer:
                 overhead=session.overhead(),
                 stopped_by=stopped_by,
             )
-        return TrainResult(summary, analysis, run, self._model, session.step, stopped_by)
+        return TrainResult(
+            summary, analysis, run, self._model, session.step, stopped_by, interrupted
+        )
 
     @contextlib.contextmanager
     def _session(self) -> Iterator[Session]:
