@@ -64,6 +64,7 @@ PYBIND11_MODULE(_C, m) {
   tfc::cpu::kernels();  // a wrong TFC_FAST_INSTRUCTION_SET is an error at import, not in a backward
 
   m.attr("STEP_COLUMNS") = static_cast<int>(tfc::kColumns);
+  m.attr("REDUCTIONS") = py::cast(tfc::ops::kRowReductionNames);
   m.def("build_info", &build_info, "Versions, compiler and instruction sets, as strings.");
   m.def(
       "use_instruction_set", [](const std::string& name) { tfc::cpu::use(name.c_str()); }, py::arg("name"),
@@ -77,22 +78,23 @@ PYBIND11_MODULE(_C, m) {
 
   m.def(
       "relu_probe",
-      [](const at::Tensor& x, const Recorder& r, int64_t site) {
-        return tfc::ops::relu_probe(x, r.sites, r.units, r.order, r.class_ptr, site);
+      [](const at::Tensor& x, const Recorder& r, int64_t site, int64_t reduction) {
+        return tfc::ops::relu_probe(x, r.sites, r.units, r.order, r.class_ptr, site, reduction);
       },
-      py::arg("x"), py::arg("recorder"), py::arg("site"));
+      py::arg("x"), py::arg("recorder"), py::arg("site"), py::arg("reduction") = 0);
   m.def(
       "relu_probe_inplace",
-      [](at::Tensor x, const Recorder& r, int64_t site) {
-        return tfc::ops::relu_probe_inplace(std::move(x), r.sites, r.units, r.order, r.class_ptr, site);
+      [](at::Tensor x, const Recorder& r, int64_t site, int64_t reduction) {
+        return tfc::ops::relu_probe_inplace(std::move(x), r.sites, r.units, r.order, r.class_ptr, site,
+                                            reduction);
       },
-      py::arg("x"), py::arg("recorder"), py::arg("site"));
+      py::arg("x"), py::arg("recorder"), py::arg("site"), py::arg("reduction") = 0);
   m.def(
       "tap",
-      [](const at::Tensor& x, const Recorder& r, int64_t site) {
-        return tfc::ops::tap(x, r.sites, r.units, r.order, r.class_ptr, site);
+      [](const at::Tensor& x, const Recorder& r, int64_t site, int64_t reduction) {
+        return tfc::ops::tap(x, r.sites, r.units, r.order, r.class_ptr, site, reduction);
       },
-      py::arg("x"), py::arg("recorder"), py::arg("site"));
+      py::arg("x"), py::arg("recorder"), py::arg("site"), py::arg("reduction") = 0);
 
   py::class_<Recorder>(m, "Recorder")
       .def(py::init([](int64_t num_sites, int64_t num_classes, int64_t capacity, int64_t window,

@@ -50,16 +50,20 @@ def make_recorder(
     return recorder
 
 
-def relu_backward(recorder: _C.Recorder, grad: Tensor, result: Tensor, site: int = 0) -> Tensor:
-    return torch.ops.tfc_fast.relu_probe_backward(
-        grad, result, recorder.order, recorder.class_ptr, recorder.sites, recorder.units, site
-    )
+def relu_backward(
+    recorder: _C.Recorder, grad: Tensor, result: Tensor, site: int = 0, reduction: str = "flatten"
+) -> Tensor:
+    state = (recorder.order, recorder.class_ptr, recorder.sites, recorder.units)
+    number = _C.REDUCTIONS.index(reduction)
+    return torch.ops.tfc_fast.relu_probe_backward(grad, result, *state, site, number)
 
 
-def tap_backward(recorder: _C.Recorder, grad: Tensor, feature: Tensor, site: int = 0) -> None:
-    torch.ops.tfc_fast.tap_backward(
-        grad, feature, recorder.order, recorder.class_ptr, recorder.sites, recorder.units, site
-    )
+def tap_backward(
+    recorder: _C.Recorder, grad: Tensor, feature: Tensor, site: int = 0, reduction: str = "flatten"
+) -> None:
+    state = (recorder.order, recorder.class_ptr, recorder.sites, recorder.units)
+    number = _C.REDUCTIONS.index(reduction)
+    torch.ops.tfc_fast.tap_backward(grad, feature, *state, site, number)
 
 
 def end_step(recorder: _C.Recorder, site: int = 0) -> dict[str, float]:

@@ -54,7 +54,7 @@ constexpr int64_t kSiteDoubles = sizeof(BatchSums) / sizeof(double);
 enum class BatchFault : int {
   kNone,
   kLabelsMissing,  // first: rows of the feature
-  kLabelCount,     // first: labels given, second: rows of the feature
+  kLabelCount,     // first: labels given, second: samples of the feature
   kWrongLabel,     // first: row, second: its label
   kWidthChanged,   // first: units before, second: units now
   kUnitsBeyond     // first: where the site's units end, second: how many the window buffer holds

@@ -15,7 +15,7 @@ std::string fault_text(BatchFault fault, int64_t site, int64_t first, int64_t se
              "before backward(); or make the Probe without num_classes";
     case BatchFault::kLabelCount:
       return c10::str("probe.batch(labels=...) was given ", first, " labels, but a watched feature has ",
-                      second, " rows", of_shape, "; give one label per row");
+                      second, " samples", of_shape, "; give one label per sample");
     case BatchFault::kWrongLabel:
       return wrong_label_text(first, second, num_classes, "labels");
     case BatchFault::kWidthChanged:

@@ -84,10 +84,32 @@ def test_backward_is_sound_for_every_layout(
     check_backward_op("relu_probe_backward", grad, result, num_classes=3)
 
 
-def check_backward_op(op: str, grad: Tensor, result: Tensor, num_classes: int) -> None:
+@pytest.mark.parametrize("reduction", range(1, len(_C.REDUCTIONS)))
+def test_ops_are_sound_for_every_reduction(rng: np.random.Generator, reduction: int) -> None:
+    x, grad = (random_input(rng, torch.float32) for _ in range(2))
+    for op in ("relu_probe_backward", "tap_backward"):
+        check_backward_op(op, grad, x.relu(), num_classes=3, reduction=reduction)
+    r = make_recorder(num_classes=3)
+    for op in ("relu_probe", "tap"):
+        r.begin_batch(LABELS)
+        arguments = (
+            x.clone().requires_grad_(),
+            r.sites,
+            r.units,
+            r.order,
+            r.class_ptr,
+            1,
+            reduction,
+        )
+        assert passes(opcheck(getattr(OPS, op).default, arguments))
+
+
+def check_backward_op(
+    op: str, grad: Tensor, result: Tensor, num_classes: int, reduction: int = 0
+) -> None:
     r = make_recorder(num_classes=num_classes)
     r.begin_batch(LABELS)
-    arguments = (grad, result, r.order, r.class_ptr, r.sites, r.units, 1)
+    arguments = (grad, result, r.order, r.class_ptr, r.sites, r.units, 1, reduction)
     assert passes(opcheck(getattr(OPS, op).default, arguments))
 
 
@@ -160,7 +182,9 @@ def test_labels_must_be_given_once_for_each_backward() -> None:
     with pytest.raises(ValueError, match="labels are missing"):
         relu_backward(r, x, x)
     r.begin_batch(LABELS)
-    with pytest.raises(ValueError, match=r"6 labels, but a watched feature has 5 rows.*\[5, 4\]"):
+    with pytest.raises(
+        ValueError, match=r"6 labels, but a watched feature has 5 samples.*\[5, 4\]"
+    ):
         relu_backward(r, x[:5], x[:5])
     relu_backward(r, x, x)
     assert end_step(r)["n_rows"] == 12

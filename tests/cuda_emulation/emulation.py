@@ -171,7 +171,7 @@ Batch: Callable[..., ctypes.Structure] = _structure(
     "classes",
 )
 Results: Callable[..., ctypes.Structure] = _structure(
-    "Results", "site header", "site_index", "units", "units_capacity", "unit_counts"
+    "Results", "site header", "site_index rows_per_sample", "units", "units_capacity", "unit_counts"
 )
 Ring: Callable[..., ctypes.Structure] = _structure(
     "Ring", "values steps losses recorded blocks_ended", "capacity sites every"

@@ -184,6 +184,7 @@ class Step:
         """Where a batch of that site goes."""
         results = Results()
         results.header, results.site_index = self.sites_at, site
+        results.rows_per_sample = 1
         results.site = self.sites_at + (1 + site) * self.sites.shape[1] * 8
         results.units, results.units_capacity = self.units_at, self.units.shape[1]
         return results

@@ -196,7 +196,7 @@ def fail_in_step_2(probe: Probe, net: nn.Module, labels: Tensor | None, rows: in
     ("labels", "rows", "message"),
     [
         (None, 6, r"step 2: labels are missing: call probe\.batch\(labels"),
-        (GOOD[:5], 4, "step 2: .* was given 5 labels, but a watched feature has 4 rows"),
+        (GOOD[:5], 4, "step 2: .* was given 5 labels, but a watched feature has 4 samples"),
         (
             torch.tensor([0, 1, 2, 0, 1, 0]),
             6,
@@ -216,6 +216,22 @@ def test_wrong_labels_are_told_of_with_their_step_and_nothing_else_is_lost(
     probe.flush()  # once is enough
     probe.detach()
     assert probe.history()["step"].tolist() == [1, 1, 3, 3]
+
+
+@pytest.mark.parametrize("labels", [5, 18])
+def test_labels_are_counted_against_samples_not_tokens(labels: int) -> None:
+    relu = nn.ReLU()
+    probe = Probe(relu, num_classes=2, reduction="tokens", capacity=8).attach()
+    for given in (6, labels, 6):
+        probe.batch(labels=torch.arange(given) % 2)
+        samples = 4 if labels == 5 and given == 5 else 6
+        relu(torch.ones(samples, 3, 5, requires_grad=True)).sum().backward()
+        probe.step()
+    with pytest.raises(ValueError, match=f"step 2: .* {labels} labels, .* has [46] samples"):
+        probe.flush()
+    probe.detach()
+    assert probe.history()["step"].tolist() == [1, 3]
+    assert probe.history()["n_rows"].tolist() == [18, 18]
 
 
 def test_an_error_is_told_of_by_the_step_whose_drain_brings_it() -> None:

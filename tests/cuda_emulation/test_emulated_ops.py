@@ -31,6 +31,8 @@ FILES = {
     "tests/probe/test_probe_errors.py": "nothing_is_lost or noticed_in_backward"
     " or another_number_of_rows or width_of_a_site or silence or failing_sink",
     "tests/probe/test_probe_records.py": "",
+    "tests/probe/test_probe_reductions.py": "noticed_in_backward",
+    "tests/probe/test_probe_reductions_untouched.py": "inductor",
     "tests/probe/test_probe_gradient_memory.py": "",
     # 200 or 20 000 steps; probe_on_device.py trains for fewer.
     "tests/probe/test_probe_untouched.py": "training_is_bitwise or memory_stays_flat",

@@ -116,7 +116,7 @@ def test_labels_for_another_number_of_rows() -> None:
     with Probe(net, num_classes=2) as probe:
         probe.batch(labels=torch.zeros(5, dtype=torch.int64))
         with pytest.raises(
-            ValueError, match="was given 5 labels, but a watched feature has 6 rows"
+            ValueError, match="was given 5 labels, but a watched feature has 6 samples"
         ):
             backward(net)
 

@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 import reference
 import torch
-from checks import COSINE_TOLERANCE
+from by_hand import assert_record, row, watch_by_hand
 from torch import Tensor, nn
 
 from tfc_fast import Probe, tap
-from tfc_fast.records import COLUMNS, Records
 
 
 def small_mlp(depth: int = 4, width: int = 24, *, inplace: bool = False) -> nn.Sequential:
@@ -24,25 +23,6 @@ def small_mlp(depth: int = 4, width: int = 24, *, inplace: bool = False) -> nn.S
     return nn.Sequential(*layers, nn.Linear(features, 5))
 
 
-def watch_by_hand(model: nn.Module) -> dict[str, list[tuple[Tensor, Tensor]]]:
-    """Features and gradients of every ReLU, per backward, by hooks: the slow way."""
-    seen: dict[str, list[tuple[Tensor, Tensor]]] = {}
-
-    def remember(name: str) -> object:
-        def hook(_module: nn.Module, _inputs: object, output: Tensor) -> None:
-            feature = output.detach().clone()
-            output.register_hook(
-                lambda grad: seen.setdefault(name, []).append((feature, grad.clone()))
-            )
-
-        return hook
-
-    for name, module in model.named_modules():
-        if isinstance(module, nn.ReLU):
-            module.register_forward_hook(remember(name))
-    return seen
-
-
 def random_batch(rng: np.random.Generator, n: int) -> tuple[Tensor, Tensor]:
     x = torch.from_numpy(rng.standard_normal((n, 12)).astype(np.float32))
     return x, torch.from_numpy(rng.integers(0, 5, n))
@@ -50,23 +30,6 @@ def random_batch(rng: np.random.Generator, n: int) -> tuple[Tensor, Tensor]:
 
 def loss_of(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     return nn.functional.cross_entropy(model(x), y)
-
-
-def row(records: Records, index: int) -> dict[str, object]:
-    return {name: records[name][index] for name in COLUMNS}
-
-
-def assert_record(actual: dict[str, object], expected: dict[str, float]) -> None:
-    for name, wanted in expected.items():
-        tolerance = COSINE_TOLERANCE["float32"] if "_cos_" in name else 0.0
-        np.testing.assert_allclose(
-            actual[name],
-            wanted,
-            rtol=1e-6 if "norm" in name else 0,
-            atol=tolerance,
-            equal_nan=True,
-            err_msg=name,
-        )
 
 
 @pytest.mark.parametrize("micro_batches", [1, 3])

@@ -14,6 +14,7 @@ from tfc_fast import _extension
 from tfc_fast.phases import Event, EventDetector, EventKind
 from tfc_fast.phases.events import checked_kinds
 from tfc_fast.probe.outlet import Outlet
+from tfc_fast.probe.reductions import Reductions, SiteReductions
 from tfc_fast.probe.sites import Sites, SiteSelection
 from tfc_fast.probe.watch import (
     Channel,
@@ -70,6 +71,12 @@ class Probe:
             statistics within and between classes are NaN and `batch` is optional.
         every: Record every `every`-th step: steps 1, 1 + every, …
         window: Steps that `dead_window_frac` looks back over.
+        reduction: What the rows of a feature and its gradient are, which are compared. `"flatten"`:
+            samples, `[n, ...]` to `[n, d]`. `"pool"`: samples by their mean over all positions,
+            `[n, C, ...]` to `[n, C]`. `"tokens"`: the positions of all samples, each with the label
+            of its sample, `[n, ..., d]` to `[n * positions, d]`; `n_rows` counts them. Or a mapping
+            from globs over site names to one of these: the first that matches counts, and a site
+            that none matches is flattened. `[n, d]` stays as it is in any case.
         sinks: Where records go, besides the history in memory: objects with the methods of
             `tfc_fast.records.Sink`, such as `tfc_fast.sinks.ParquetSink`. They get records in
             batches, many steps at a time.
@@ -115,6 +122,7 @@ class Probe:
         num_classes: int | None = None,
         every: int = 1,
         window: int = 100,
+        reduction: Reductions = "flatten",
         sinks: Sequence[Sink] = (),
         capacity: int = 256,
         history_records: int | None = 100_000,
@@ -129,6 +137,7 @@ class Probe:
         )
         self._every = _at_least_one("every", every)
         _at_least_one("window", window)
+        reductions = SiteReductions(reduction)
         _at_least_one("capacity", capacity)
         if history_records is not None:
             _at_least_one("history_records", history_records)
@@ -158,7 +167,12 @@ class Probe:
             units=_UNITS_PER_SITE * max(1, len(self._modules)),
             device=_device_of(model),
         )
-        self._channel = Channel(self._recorder, max_sites, labelled=self._num_classes is not None)
+        self._channel = Channel(
+            self._recorder,
+            max_sites,
+            labelled=self._num_classes is not None,
+            reductions=reductions,
+        )
         self._watches = [self._channel.watch(name) for name, _ in self._modules]
         self._taps = Taps(self._channel, self._selection.takes_tap)
         self._outlet = Outlet(
@@ -231,7 +245,7 @@ class Probe:
         """Announce a micro-batch: call it once for each forward and backward, before backward.
 
         Args:
-            labels: Class of each row, integer `[n]`, on any device; needed when the probe has
+            labels: Class of each sample, integer `[n]`, on any device; needed when the probe has
                 `num_classes`. Best where the model is: from elsewhere they are copied.
 
         Raises:

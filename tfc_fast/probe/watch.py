@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from tfc_fast import _extension
 from tfc_fast._inputs import FLOAT_DTYPES
+from tfc_fast.probe.reductions import Reduction, SiteReductions, reduction_number
 
 _C = _extension._C
 
@@ -34,12 +35,21 @@ class Channel:
         recorder: The compiled recorder, with one row per site.
         max_sites: Number of those rows.
         labelled: Whether every micro-batch has to be announced with its labels.
+        reductions: What the rows of each site are.
     """
 
-    def __init__(self, recorder: _C.Recorder, max_sites: int, *, labelled: bool) -> None:
+    def __init__(
+        self,
+        recorder: _C.Recorder,
+        max_sites: int,
+        *,
+        labelled: bool,
+        reductions: SiteReductions,
+    ) -> None:
         self.recorder = recorder
         self.max_sites = max_sites
         self.labelled = labelled
+        self.reductions = reductions
         self.names: list[str] = []
         self.watches: list[Watch] = []
         self.warned_of_full = False
@@ -100,6 +110,7 @@ class Watch:
         self.channel = channel
         self.recorder = channel.recorder
         self.name = name
+        self.reduction = channel.reductions.number(name)
         self.calls = 0
         self.rows = [channel.row(name)]
 
@@ -121,7 +132,7 @@ class Watch:
         self.calls = call + 1
         return self.rows[call]
 
-    def tap(self, x: Tensor) -> Tensor:
+    def tap(self, x: Tensor, reduction: int) -> Tensor:
         """`x` itself, whose gradient is recorded on its way back."""
         if not (torch.is_grad_enabled() and x.requires_grad):
             return x
@@ -130,9 +141,9 @@ class Watch:
             return x
         channel = self.channel
         if not torch.compiler.is_dynamo_compiling():
-            return _C.tap(x, channel.recorder, row)
+            return _C.tap(x, channel.recorder, row, reduction)
         y: Tensor = torch.ops.tfc_fast.tap.default(
-            x, channel.sites, channel.units, channel.order, channel.class_ptr, row
+            x, channel.sites, channel.units, channel.order, channel.class_ptr, row, reduction
         )
         return y
 
@@ -164,12 +175,18 @@ def _relu_forward(self: nn.ReLU, input: Tensor) -> Tensor:
     if torch.compiler.is_dynamo_compiling():
         channel = watch.channel
         y: Tensor = torch.ops.tfc_fast.relu_probe.default(
-            input, channel.sites, channel.units, channel.order, channel.class_ptr, row
+            input,
+            channel.sites,
+            channel.units,
+            channel.order,
+            channel.class_ptr,
+            row,
+            watch.reduction,
         )
         return input.copy_(y) if inplace else y
     if inplace:
-        return _C.relu_probe_inplace(input, watch.recorder, row)
-    return _C.relu_probe(input, watch.recorder, row)
+        return _C.relu_probe_inplace(input, watch.recorder, row, watch.reduction)
+    return _C.relu_probe(input, watch.recorder, row, watch.reduction)
 
 
 _watched_classes: dict[type[nn.Module], type[nn.Module]] = {}
@@ -188,7 +205,7 @@ def _watched_class(original: type[nn.Module]) -> type[nn.Module]:
                 f"site '{watch.name}' ({original.__name__}) returns {type(out).__name__}, not one "
                 "tensor; watch a module inside it, or use tap(x, name) on the tensor you mean"
             )
-        return watch.tap(out)
+        return watch.tap(out, watch.reduction)
 
     def reduce_ex(self: nn.Module, protocol: Any) -> tuple[Any, ...]:
         reduced = original.__reduce_ex__(self, protocol)
@@ -274,24 +291,25 @@ def _make_room_for_tap(name: str) -> bool:
 _make_room_for_tap._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
-def tap(x: Tensor, name: str) -> Tensor:
+def tap(x: Tensor, name: str, reduction: Reduction | None = None) -> Tensor:
     """Watch a tensor that no module outputs, such as the result of `F.relu` in a forward.
 
     Returns `x` itself in value; without an attached probe, or without gradients, `x` as it is. The
     backward pass records the statistics of `x` and of the gradient with respect to it.
 
     Args:
-        x: A tensor `[n, ...]` of float16, bfloat16, float32 or float64 whose rows are samples.
+        x: A tensor `[n, ...]` of float16, bfloat16, float32 or float64, of n samples.
         name: Name of the site in the records. A name used k times in one forward gives `name`,
             `name#1` and so on. Every attached probe watches it, unless the probe's `sites` is a
             function, which is asked with `(name, None)`.
+        reduction: What the rows of `x` are, see `Probe`; default: what the probe says of that name.
 
     Returns:
         The tensor to go on with; it must be used in the place of `x`.
 
     Raises:
-        TypeError: A probe is attached and `x` is no float tensor.
-        ValueError: A probe is attached and `x` has no dimension.
+        TypeError: A probe is attached and `x` is no float tensor, or `reduction` no str.
+        ValueError: A probe is attached and `x` has no dimension, or `reduction` has another name.
 
     Example:
         >>> import torch, torch.nn.functional as F
@@ -317,9 +335,10 @@ def tap(x: Tensor, name: str) -> Tensor:
         raise TypeError(f"tap '{name}': wanted a float tensor, got {kind}")
     if x.dim() == 0:
         raise ValueError(f"tap '{name}': wanted at least one dimension (rows), got a scalar")
+    number = None if reduction is None else reduction_number(reduction)
     _make_room_for_tap(name)
     for taps in _attached:
         watch = taps.by_name[name]
         if watch is not None:
-            x = watch.tap(x)
+            x = watch.tap(x, watch.reduction if number is None else number)
     return x

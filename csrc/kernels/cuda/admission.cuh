@@ -23,10 +23,11 @@ __device__ __forceinline__ void report(StepHeader* header, BatchFault kind, int6
 }
 
 // Whether the labels of the micro-batch are those of `rows` rows: only then may order and class_ptr be used.
-__device__ __forceinline__ bool labels_fit(const Groups& groups, const StepHeader* header, int64_t rows) {
+__device__ __forceinline__ bool labels_fit(const Groups& groups, const Results& results, int64_t rows) {
   if (groups.class_ptr == nullptr) return false;
-  if (header == nullptr) return true;
-  return load(&header->batch_rows) == static_cast<double>(rows) &&
+  if (results.header == nullptr) return true;
+  return load(&results.header->batch_rows) * static_cast<double>(results.rows_per_sample) ==
+             static_cast<double>(rows) &&
          load(groups.class_ptr + groups.classes) == rows;
 }
 
@@ -51,7 +52,9 @@ __device__ __forceinline__ Admission admit(const Results& results, bool labelled
     if (given == kNoLabels || load(&site->last_batch) == load(&header->batch)) {
       return refuse(BatchFault::kLabelsMissing, rows, 0);
     }
-    if (!labels_fit) return refuse(BatchFault::kLabelCount, static_cast<int64_t>(given), rows);
+    if (!labels_fit) {
+      return refuse(BatchFault::kLabelCount, static_cast<int64_t>(given), rows / results.rows_per_sample);
+    }
   }
   if (results.units == nullptr) return {-1, 1};
   if (begin >= 0) {

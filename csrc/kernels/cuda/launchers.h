@@ -40,9 +40,10 @@ struct Results {
   // Null: the batch is added, whatever it is. Else it is left out if the step is not recorded, or if it does
   // not fit (see BatchFault), which is noted there; rows are then not walked by labels that are not theirs.
   StepHeader* header = nullptr;
-  int64_t site_index = 0;    // to name the site of a fault
-  int32_t* units = nullptr;  // [2, units_capacity] step at which a unit was last open, last shut; with a
-                             // header only: a new site takes the next free units, if there are enough
+  int64_t site_index = 0;       // to name the site of a fault
+  int64_t rows_per_sample = 1;  // labels are given one for each sample, groups are of rows
+  int32_t* units = nullptr;     // [2, units_capacity] step at which a unit was last open, last shut; with a
+                                // header only: a new site takes the next free units, if there are enough
   int64_t units_capacity = 0;
   int64_t* unit_counts = nullptr;  // [2] units open in no row, in every row; may be null
 };

@@ -128,7 +128,7 @@ __global__ void __launch_bounds__(kMaxThreads, kFused ? 1 : 2) row_pass(const Ro
   const bool leads = threadIdx.x == 0;
   ChunkTotals& totals = *shared.totals;  // only thread 0 looks at it
   if (leads) totals = ChunkTotals{};
-  const bool labelled = labels_fit(a.groups, a.results.header, a.rows);
+  const bool labelled = labels_fit(a.groups, a.results, a.rows);
   if (leads && blockIdx.x == 0 && blockIdx.y == 0) {
     store(a.blocks_ended, 0u);
     store(a.admission, admit(a.results, a.groups.class_ptr != nullptr, labelled, a.rows, a.width));

@@ -10,6 +10,7 @@
 
 #include "../batch_faults.h"
 #include "../probe_ops.h"
+#include "../row_reduction.h"
 #include "measure.h"
 #include "sites_seen.h"
 
@@ -44,59 +45,67 @@ void check_groups(const Grouping& groups, const Tensor& feature) {
 }
 
 void record(Job job, const Tensor& grad, const Tensor& feature, const Tensor& grad_in, const Tensor& order,
-            const Tensor& class_ptr, Tensor& sites, Tensor& units, int64_t site) {
-  const Grouping groups = grouping(order, class_ptr);
-  check_groups(groups, feature);
-  const Tensor rows = as_rows(feature);
+            const Tensor& class_ptr, Tensor& sites, Tensor& units, int64_t site, RowReduction reduction) {
+  const Grouping samples = grouping(order, class_ptr);
+  check_groups(samples, feature);
+  const Grouping groups = grouping_of_rows(samples, feature, reduction);
+  const Tensor rows = rows_of(feature, reduction);
   SitesSeen::note(sites, site, rows.size(1));
   double* state = sites.mutable_data_ptr<double>();
   cuda::Results results;
   results.header = reinterpret_cast<StepHeader*>(state);
   results.site = reinterpret_cast<BatchSums*>(state + (1 + site) * kSiteDoubles);
   results.site_index = site;
+  results.rows_per_sample = rows_per_sample(feature, reduction);
   results.units = units.mutable_data_ptr<int32_t>();
   results.units_capacity = units.size(1);
-  measure(job, rows, as_rows(grad), grad_in.defined() ? as_rows(grad_in) : grad_in, groups, results);
+  measure(job, rows, rows_of(grad, reduction), grad_in.defined() ? rows_of(grad_in, reduction) : grad_in,
+          groups, results);
 }
 
 // On the device of the tensors, which have been checked.
 void record_pair(const Tensor& grad, const Tensor& feature, const Tensor& order, const Tensor& class_ptr,
-                 Tensor& sites, Tensor& units, int64_t site) {
+                 Tensor& sites, Tensor& units, int64_t site, RowReduction reduction) {
   if (!is_supported(feature.scalar_type())) return;
   const Tensor same = grad.scalar_type() == feature.scalar_type() ? grad : grad.to(feature.scalar_type());
-  record(Job::kPair, same, feature, {}, order, class_ptr, sites, units, site);
+  record(Job::kPair, same, feature, {}, order, class_ptr, sites, units, site, reduction);
 }
 
 void tap_backward_cuda(const Tensor& grad, const Tensor& feature, const Tensor& order,
-                       const Tensor& class_ptr, Tensor& sites, Tensor& units, int64_t site) {
+                       const Tensor& class_ptr, Tensor& sites, Tensor& units, int64_t site,
+                       int64_t reduction) {
   check_state(sites, units, site, "tap_backward");
   check_pair(grad, feature, "tap_backward");
+  const RowReduction rows = row_reduction(reduction, "tap_backward");
   check_device(grad, feature, order, class_ptr, sites, units);
   const DeviceGuard guard(sites.device());
-  record_pair(grad, feature, order, class_ptr, sites, units, site);
+  record_pair(grad, feature, order, class_ptr, sites, units, site, rows);
 }
 
 Tensor relu_probe_backward_cuda(const Tensor& grad, const Tensor& result, const Tensor& order,
-                                const Tensor& class_ptr, Tensor& sites, Tensor& units, int64_t site) {
+                                const Tensor& class_ptr, Tensor& sites, Tensor& units, int64_t site,
+                                int64_t reduction) {
   check_state(sites, units, site, "relu_probe_backward");
   check_pair(grad, result, "relu_probe_backward");
+  const RowReduction rows = row_reduction(reduction, "relu_probe_backward");
   check_device(grad, result, order, class_ptr, sites, units);
   const DeviceGuard guard(sites.device());
-  if (!can_fuse(grad, result)) {
-    record_pair(grad, result, order, class_ptr, sites, units, site);
+  if (!can_fuse(grad, result, rows)) {
+    record_pair(grad, result, order, class_ptr, sites, units, site, rows);
     return at::threshold_backward(grad, result, 0);
   }
   Tensor grad_in = at::empty_like(grad, grad.options(), at::MemoryFormat::Contiguous);
-  record(Job::kReluBackward, grad, result, grad_in, order, class_ptr, sites, units, site);
+  record(Job::kReluBackward, grad, result, grad_in, order, class_ptr, sites, units, site, rows);
   return grad_in;
 }
 
 // Saves an allocation; and what is written lies in the cache, since it has just been read.
 bool relu_probe_backward_in_place_cuda(const Tensor& grad, const Tensor& result, const Tensor& order,
-                                       const Tensor& class_ptr, Tensor& sites, Tensor& units, int64_t site) {
+                                       const Tensor& class_ptr, Tensor& sites, Tensor& units, int64_t site,
+                                       RowReduction reduction) {
   check_device(grad, result, order, class_ptr, sites, units);
   const DeviceGuard guard(sites.device());
-  record(Job::kReluBackward, grad, result, grad, order, class_ptr, sites, units, site);
+  record(Job::kReluBackward, grad, result, grad, order, class_ptr, sites, units, site, reduction);
   return true;
 }
 

@@ -1,0 +1,142 @@
+// relu_probe_backward and tap_backward on the CPU; see probe_ops.cpp for what they are.
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/threshold_backward.h>
+#include <torch/library.h>
+
+#include <chrono>
+
+#include "../kernels/cpu/summary.h"
+#include "batch_faults.h"
+#include "measure.h"
+#include "probe_ops.h"
+#include "row_reduction.h"
+
+namespace tfc::ops {
+namespace {
+
+using at::Tensor;
+
+class Clock {
+ public:
+  double nanoseconds() const {
+    return static_cast<double>(
+        std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now() - start_)
+            .count());
+  }
+
+ private:
+  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+};
+
+// The state of one step as the kernels see it.
+struct Recording {
+  StepHeader& header;
+  BatchSums& site;
+  UnitHistory units;
+};
+
+// Places the site's units in the window buffer when it is seen for the first time. A site that finds
+// no room is recorded without them; the recorder makes room between steps.
+Recording open_recording(Tensor& sites, Tensor& units, int64_t site, int64_t width) {
+  double* rows = sites.mutable_data_ptr<double>();
+  Recording recording{*reinterpret_cast<StepHeader*>(rows),
+                      *reinterpret_cast<BatchSums*>(rows + (1 + site) * kSiteDoubles),
+                      {}};
+  StepHeader& header = recording.header;
+  BatchSums& sums = recording.site;
+  TORCH_CHECK_VALUE(sums.units_begin < 0 || sums.width == width,
+                    fault_text(BatchFault::kWidthChanged, site, static_cast<int64_t>(sums.width), width, 0));
+  sums.width = static_cast<double>(width);
+  const int64_t capacity = units.size(1);
+  if (sums.units_begin < 0 && header.units_used + width <= capacity) {
+    sums.units_begin = header.units_used;
+    header.units_used += width;
+  }
+  const int64_t end = static_cast<int64_t>(sums.units_begin) + width;
+  TORCH_CHECK_VALUE(sums.units_begin < 0 || end <= capacity,
+                    fault_text(BatchFault::kUnitsBeyond, site, end, capacity, 0));
+  if (sums.units_begin >= 0) {
+    int32_t* last_open = units.mutable_data_ptr<int32_t>() + static_cast<int64_t>(sums.units_begin);
+    recording.units = {last_open, last_open + capacity, static_cast<int32_t>(header.step)};
+  }
+  return recording;
+}
+
+bool is_enabled(const Tensor& sites) {
+  return reinterpret_cast<const StepHeader*>(sites.const_data_ptr<double>())->enabled != 0;
+}
+
+void check_batch(const Recording& recording, const Grouping& groups, const Tensor& feature) {
+  if (!groups.labelled()) return;
+  const auto labels = static_cast<int64_t>(recording.header.batch_rows);
+  TORCH_CHECK_VALUE(labels >= 0 && recording.site.last_batch != recording.header.batch,
+                    fault_text(BatchFault::kLabelsMissing, 0, 0, 0, 0));
+  TORCH_CHECK_VALUE(labels == feature.size(0),
+                    fault_text(BatchFault::kLabelCount, 0, labels, feature.size(0), 0, feature.sizes()));
+}
+
+void record(cpu::Job job, const Tensor& grad, const Tensor& feature, Tensor grad_in, const Tensor& order,
+            const Tensor& class_ptr, Tensor& sites, Tensor& units, int64_t site, RowReduction reduction) {
+  const Clock clock;
+  const Grouping samples = grouping(order, class_ptr);
+  const Tensor feature_rows = rows_of(feature, reduction);
+  Recording recording = open_recording(sites, units, site, feature_rows.size(1));
+  check_batch(recording, samples, feature);
+  check_grouping(samples, feature, "probe");
+  const Grouping groups = grouping_of_rows(samples, feature, reduction);
+  const Tensor grad_rows = rows_of(grad, reduction);
+  const Tensor grad_in_rows = grad_in.defined() ? rows_of(grad_in, reduction) : grad_in;
+  BatchSums batch = measure(job, feature_rows, grad_rows, grad_in_rows, groups, recording.units);
+  batch.last_batch = recording.header.batch;
+  batch.nanoseconds = clock.nanoseconds();
+  accumulate(batch, recording.site);
+}
+
+void tap_backward_cpu(const Tensor& grad, const Tensor& feature, const Tensor& order, const Tensor& class_ptr,
+                      Tensor& sites, Tensor& units, int64_t site, int64_t reduction) {
+  check_state(sites, units, site, "tap_backward");
+  check_pair(grad, feature, "tap_backward");
+  const RowReduction rows = row_reduction(reduction, "tap_backward");
+  if (!is_enabled(sites) || !is_supported(feature.scalar_type())) return;
+  const Tensor same = grad.scalar_type() == feature.scalar_type() ? grad : grad.to(feature.scalar_type());
+  record(cpu::Job::kPair, same, feature, {}, order, class_ptr, sites, units, site, rows);
+}
+
+Tensor relu_probe_backward_cpu(const Tensor& grad, const Tensor& result, const Tensor& order,
+                               const Tensor& class_ptr, Tensor& sites, Tensor& units, int64_t site,
+                               int64_t reduction) {
+  check_state(sites, units, site, "relu_probe_backward");
+  check_pair(grad, result, "relu_probe_backward");
+  const RowReduction rows = row_reduction(reduction, "relu_probe_backward");
+  if (!is_enabled(sites)) return at::threshold_backward(grad, result, 0);
+  if (!can_fuse(grad, result, rows)) {
+    tap_backward_cpu(grad, result, order, class_ptr, sites, units, site, reduction);
+    return at::threshold_backward(grad, result, 0);
+  }
+  Tensor grad_in = at::empty_like(grad, grad.options(), at::MemoryFormat::Contiguous);
+  const double& nonfinite = sites.const_data_ptr<double>()[(1 + site) * kSiteDoubles + kNonfiniteIndex];
+  const double nonfinite_before = nonfinite;
+  record(cpu::Job::kReluBackward, grad, result, grad_in, order, class_ptr, sites, units, site, rows);
+  // In half precision ReLU's own backward rewrites the payload of a NaN; ours keeps it.
+  const bool half = result.scalar_type() == at::kBFloat16 || result.scalar_type() == at::kHalf;
+  if (half && nonfinite != nonfinite_before) return at::threshold_backward(grad, result, 0);
+  return grad_in;
+}
+
+}  // namespace
+
+bool relu_probe_backward_in_place_cpu(const Tensor& grad, const Tensor& result, const Tensor& order,
+                                      const Tensor& class_ptr, Tensor& sites, Tensor& units, int64_t site,
+                                      RowReduction reduction) {
+  const bool full = result.scalar_type() == at::kFloat || result.scalar_type() == at::kDouble;
+  if (!full || !is_enabled(sites)) return false;
+  record(cpu::Job::kReluBackward, grad, result, grad, order, class_ptr, sites, units, site, reduction);
+  return true;
+}
+
+}  // namespace tfc::ops
+
+TORCH_LIBRARY_IMPL(tfc_fast, CPU, m) {
+  m.impl("relu_probe_backward", tfc::ops::relu_probe_backward_cpu);
+  m.impl("tap_backward", tfc::ops::tap_backward_cpu);
+}

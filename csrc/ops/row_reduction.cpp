@@ -1,0 +1,65 @@
+#include "row_reduction.h"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/arange.h>
+
+#include <numeric>
+#include <utility>
+#include <vector>
+
+namespace tfc::ops {
+namespace {
+
+// The reduction that `x` really undergoes: [n] and [n, d] are rows already.
+RowReduction effective(const at::Tensor& x, RowReduction reduction) {
+  return x.dim() <= 2 ? RowReduction::kFlatten : reduction;
+}
+
+// Half precision is summed up, and its mean kept, in float32: the mean of small gradients may be smaller than
+// what the dtype can hold.
+at::Tensor mean_over_positions(const at::Tensor& x) {
+  std::vector<int64_t> positions(static_cast<size_t>(x.dim() - 2));
+  std::iota(positions.begin(), positions.end(), 2);
+  const bool half = x.scalar_type() == at::kHalf || x.scalar_type() == at::kBFloat16;
+  return x.mean(positions, /*keepdim=*/false, half ? at::kFloat : x.scalar_type());
+}
+
+}  // namespace
+
+RowReduction row_reduction(int64_t number, const char* op) {
+  TORCH_CHECK_VALUE(number >= 0 && number < static_cast<int64_t>(kRowReductionNames.size()), op,
+                    ": reduction must be 0 ... ", kRowReductionNames.size() - 1, ", got ", number);
+  return static_cast<RowReduction>(number);
+}
+
+at::Tensor rows_of(const at::Tensor& x, RowReduction reduction) {
+  switch (effective(x, reduction)) {
+    case RowReduction::kPool:
+      return as_rows(mean_over_positions(x));
+    case RowReduction::kTokens:
+      return as_rows(x.reshape({x.size(0) * rows_per_sample(x, reduction), x.size(-1)}));
+    default:
+      return as_rows(x);
+  }
+}
+
+int64_t rows_per_sample(const at::Tensor& x, RowReduction reduction) {
+  if (effective(x, reduction) != RowReduction::kTokens) return 1;
+  return c10::multiply_integers(x.sizes().slice(1, static_cast<size_t>(x.dim() - 2)));
+}
+
+bool rows_are_elements(const at::Tensor& x, RowReduction reduction) {
+  return effective(x, reduction) != RowReduction::kPool;
+}
+
+Grouping grouping_of_rows(Grouping samples, const at::Tensor& x, RowReduction reduction) {
+  if (!samples.labelled()) return samples;
+  const int64_t each = rows_per_sample(x, reduction);
+  if (each == 1) return samples;
+  // Sample s has the rows each * s ... each * s + each - 1.
+  const at::Tensor order = samples.order.narrow(0, 0, x.size(0)).unsqueeze(1);
+  const at::Tensor within_sample = at::arange(each, order.options());
+  return {within_sample.add(order, each).flatten(), samples.class_ptr * each};
+}
+
+}  // namespace tfc::ops
