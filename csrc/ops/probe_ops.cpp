@@ -137,6 +137,7 @@ struct State : torch::CustomClassHolder {
         reduction(reduction_) {}
   Tensor sites, units, order, class_ptr;
   int64_t site, reduction;
+  bool recorded = false;
 };
 using StatePtr = c10::intrusive_ptr<State>;
 
@@ -152,7 +153,8 @@ struct Node {
   }
 
   // With create_graph=True the gradient must itself be differentiable: record from detached tensors
-  // and let `differentiable` give the gradient.
+  // and let `differentiable` give the gradient. A backward through the same graph once more, such as that of
+  // a gradient penalty, brings another gradient of the same rows, which is not a batch of its own.
   template <typename Fused, typename Differentiable>
   static List backward(Context* ctx, const Tensor& grad, const Fused& fused,
                        const Differentiable& differentiable) {
@@ -160,7 +162,9 @@ struct Node {
     if (!grad.defined()) return grads;
     const Tensor feature = ctx->get_saved_variables()[0];
     const auto state = c10::static_intrusive_pointer_cast<State>(ctx->saved_data.at("state").toCapsule());
-    if (at::GradMode::is_enabled()) {
+    if (state->recorded) {
+      grads[0] = differentiable(grad, feature);
+    } else if (at::GradMode::is_enabled()) {
       {
         at::NoGradGuard no_grad;
         call_tap_backward(grad.detach(), feature.detach(), state->order, state->class_ptr, state->sites,
@@ -171,6 +175,7 @@ struct Node {
       grads[0] = fused(grad, feature, state->order, state->class_ptr, state->sites, state->units, state->site,
                        state->reduction);
     }
+    state->recorded = true;
     return grads;
   }
 };

@@ -13,6 +13,7 @@ from tfc_fast.integrations._metrics import DEFAULT_COLUMNS, check_columns
 from tfc_fast.phases import Event, EventDetector, EventKind
 from tfc_fast.phases.events import checked_kinds
 from tfc_fast.probe import Probe, Sites
+from tfc_fast.probe.reductions import Reductions
 from tfc_fast.records import Records, Sink, empty
 
 
@@ -29,6 +30,7 @@ class ProbeOwner:
         sinks: Sequence[Sink] = (),
         every: int = 1,
         window: int = 100,
+        reduction: Reductions = "flatten",
         stop_on: Iterable[EventKind] = (),
         events: EventDetector | None = None,
     ) -> None:
@@ -40,6 +42,7 @@ class ProbeOwner:
         self._sinks = tuple(sinks)
         self._every = every
         self._window = window
+        self._reduction = reduction
         self._stop_on = checked_kinds("stop_on", stop_on)
         self._events = events
         self._listeners: list[tuple[EventKind, Callable[[Event], object]]] = []
@@ -73,6 +76,7 @@ class ProbeOwner:
             num_classes=self._num_classes,
             every=self._every,
             window=self._window,
+            reduction=self._reduction,
             sinks=[*sinks, *self._sinks],
             stop_on=self._stop_on,
             events=copy.deepcopy(self._events),

@@ -43,7 +43,7 @@ class TFCCallback(ProbeOwner, Callback):
             a tuple or list.
         columns: Columns of `tfc_fast.records.COLUMNS` to log.
         sinks: Where records go besides; closed when the training ends.
-        every, window, events: As in `tfc_fast.Probe`.
+        every, window, reduction, events: As in `tfc_fast.Probe`.
         stop_on: Events that end the training; see `tfc_fast.Probe.on`.
 
     Raises:

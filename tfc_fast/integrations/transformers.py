@@ -49,7 +49,7 @@ class TFCCallback(ProbeOwner, TrainerCallback):
             numbers `[n]`. Default: the entry called `labels`, `label`, `targets`, `target` or `y`.
         columns: Columns of `tfc_fast.records.COLUMNS` to log.
         sinks: Where records go besides; closed when the training ends.
-        every, window, events: As in `tfc_fast.Probe`.
+        every, window, reduction, events: As in `tfc_fast.Probe`.
         stop_on: Events that end the training; see `tfc_fast.Probe.on`.
 
     Raises:
