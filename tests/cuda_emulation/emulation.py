@@ -87,6 +87,38 @@ class Library:
         count = self.functions.emulation_num_barriers()
         return [self.functions.emulation_barrier(i).decode() for i in range(count)]
 
+    def needed_barriers(
+        self, run: Callable[[int, int], object], files: tuple[str, ...] = ("",), orders: int = 4
+    ) -> list[str]:
+        """Barriers that `run(seed, skip_barrier)` comes to, in files that begin so.
+
+        Each of them is left out in turn, for several orders of the threads. Then something else
+        must come out, or the emulation complain. Barriers that only other kernels have come to are
+        passed over, whatever has run before. `run` makes one `Device`.
+
+        Raises:
+            AssertionError: One can be left out unnoticed.
+        """
+
+        def outcome(seed: int, skip: int) -> object:
+            try:
+                return run(seed, skip)
+            except EmulationError:
+                return None
+
+        right = run(0, -1)
+        needed = []
+        for index, barrier in enumerate(self.barriers()):
+            if not barrier.startswith(files):
+                continue
+            results = [outcome(seed, index) for seed in range(orders)]
+            if self.functions.emulation_skipped():
+                assert any(bits != right for bits in results), (
+                    f"{barrier} can be left out unnoticed"
+                )
+                needed.append(barrier)
+        return needed
+
 
 class Device:
     """Guarded memory and a seed for the order of the threads.

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import reference
 import torch
-from cuda_emulation.emulation import Array, Device, EmulationError, Library
+from cuda_emulation.emulation import Array, Device, Library
 from cuda_emulation.kernels import SCALARS, place_rows
 from rows import SCALES, all_sorts_of_rows, random_rows
 from torch import Tensor
@@ -103,19 +103,9 @@ def test_same_bits_for_every_order_of_threads_and_barriers_are_needed(
 ) -> None:
     x, y = (all_sorts_of_rows(rng, 70, 2100, torch.float64) for _ in range(2))
 
-    def run(seed: int, skip: int) -> bytes | None:
-        try:
-            cosines, summary = pair_cosines(library, x, y, seed=seed, skip_barrier=skip)
-        except EmulationError:
-            return None
+    def run(seed: int, skip: int) -> bytes:
+        cosines, summary = pair_cosines(library, x, y, seed=seed, skip_barrier=skip)
         return cosines.tobytes() + summary.tobytes()
 
-    right = run(0, -1)
-    assert {run(seed, -1) for seed in range(3)} == {right}
-    needed = 0
-    for index, barrier in enumerate(library.barriers()):
-        results = [run(seed, index) for seed in range(4)]
-        if library.functions.emulation_skipped():
-            needed += 1
-            assert any(bits != right for bits in results), f"{barrier} can be left out unnoticed"
-    assert needed == 2, "the two of block_sum"
+    assert len({run(seed, -1) for seed in range(3)}) == 1
+    assert len(library.needed_barriers(run)) == 2, "the two of block_sum"

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from cuda_emulation.emulation import Device, EmulationError, Library, bits_of, tensor_of
+from cuda_emulation.emulation import Device, Library, bits_of, tensor_of
 from cuda_emulation.kernels import SCALARS, place_rows
 from rows import all_sorts_of_rows
 from torch import Tensor
@@ -154,19 +154,8 @@ def test_every_barrier_is_needed(library: Library, rng: np.random.Generator) -> 
     x = torch.from_numpy(rng.standard_normal((3, 900))).float()
     weights = torch.from_numpy(rng.standard_normal((3, 900)))
 
-    def run(seed: int, skip: int) -> bytes | None:
-        try:
-            found = gradient_of(library, x, weights, seed=seed, skip_barrier=skip)
-        except EmulationError:
-            return None
-        return found.numpy().tobytes()
+    def run(seed: int, skip: int) -> bytes:
+        return gradient_of(library, x, weights, seed=seed, skip_barrier=skip).numpy().tobytes()
 
-    right = run(0, -1)
-    assert {run(seed, -1) for seed in range(4)} == {right}
-    needed = 0
-    for index, barrier in enumerate(library.barriers()):
-        results = [run(seed, index) for seed in range(6)]
-        if library.functions.emulation_skipped():
-            needed += 1
-            assert any(bits != right for bits in results), f"{barrier} can be left out unnoticed"
-    assert needed == 2
+    assert len({run(seed, -1) for seed in range(4)}) == 1
+    assert len(library.needed_barriers(run, orders=6)) == 2
