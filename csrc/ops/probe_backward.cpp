@@ -94,9 +94,7 @@ void record(cpu::Job job, const Tensor& grad, const Tensor& feature, Tensor grad
 
 void tap_backward_cpu(const Tensor& grad, const Tensor& feature, const Tensor& order, const Tensor& class_ptr,
                       Tensor& sites, Tensor& units, int64_t site, int64_t reduction) {
-  check_state(sites, units, site, "tap_backward");
-  check_pair(grad, feature, "tap_backward");
-  const RowReduction rows = row_reduction(reduction, "tap_backward");
+  const RowReduction rows = checked_reduction(grad, feature, sites, units, site, reduction, "tap_backward");
   if (!is_enabled(sites) || !is_supported(feature.scalar_type())) return;
   const Tensor same = grad.scalar_type() == feature.scalar_type() ? grad : grad.to(feature.scalar_type());
   record(cpu::Job::kPair, same, feature, {}, order, class_ptr, sites, units, site, rows);
@@ -105,9 +103,8 @@ void tap_backward_cpu(const Tensor& grad, const Tensor& feature, const Tensor& o
 Tensor relu_probe_backward_cpu(const Tensor& grad, const Tensor& result, const Tensor& order,
                                const Tensor& class_ptr, Tensor& sites, Tensor& units, int64_t site,
                                int64_t reduction) {
-  check_state(sites, units, site, "relu_probe_backward");
-  check_pair(grad, result, "relu_probe_backward");
-  const RowReduction rows = row_reduction(reduction, "relu_probe_backward");
+  const RowReduction rows =
+      checked_reduction(grad, result, sites, units, site, reduction, "relu_probe_backward");
   if (!is_enabled(sites)) return at::threshold_backward(grad, result, 0);
   if (!can_fuse(grad, result, rows)) {
     tap_backward_cpu(grad, result, order, class_ptr, sites, units, site, reduction);

@@ -45,10 +45,13 @@ void check_state(const Tensor& sites, const Tensor& units, int64_t site, const c
   TORCH_CHECK_INDEX(site >= 0 && site + 1 < sites.size(0), op, ": site ", site, " of ", sites.size(0) - 1);
 }
 
-void check_pair(const Tensor& grad, const Tensor& feature, const char* op) {
+RowReduction checked_reduction(const Tensor& grad, const Tensor& feature, const Tensor& sites,
+                               const Tensor& units, int64_t site, int64_t reduction, const char* op) {
+  check_state(sites, units, site, op);
   TORCH_CHECK_VALUE(feature.dim() >= 1, op, ": a watched feature needs a batch dimension, got a scalar");
   TORCH_CHECK_VALUE(grad.sizes() == feature.sizes(), op, ": gradient ", grad.sizes(), " and feature ",
                     feature.sizes(), " differ in shape");
+  return row_reduction(reduction, op);
 }
 
 bool can_fuse(const Tensor& grad, const Tensor& result, RowReduction reduction) {

@@ -23,7 +23,9 @@ constexpr std::array<const char*, 3> kRowReductionNames = {"flatten", "pool", "t
 
 // Throw, naming the op.
 void check_state(const at::Tensor& sites, const at::Tensor& units, int64_t site, const char* op);
-void check_pair(const at::Tensor& grad, const at::Tensor& feature, const char* op);
+// All that a backward op is given.
+RowReduction checked_reduction(const at::Tensor& grad, const at::Tensor& feature, const at::Tensor& sites,
+                               const at::Tensor& units, int64_t site, int64_t reduction, const char* op);
 
 // Whether one kernel can record the batch and write grad_in. Other layouts (channels last, expanded
 // gradients) keep the strides that ReLU's own backward would give, so that what is computed from grad_in

@@ -14,6 +14,7 @@ import torch
 from checks import assert_same_bits
 from recording import STATISTICS, end_step, make_recorder, random_bit_patterns, relu_backward
 from torch import Tensor, nn
+from training import train_steps
 
 from tfc_fast import _C, Probe
 from tfc_fast.models import MLP
@@ -56,19 +57,14 @@ def train(*, probed: bool) -> list[Tensor]:
     probe = Probe(net, num_classes=4, every=2, capacity=6)
     if probed:
         probe.attach()
-    losses = []
-    for _ in range(20):
-        x = torch.randn(30, 20, generator=generator)
-        y = torch.randint(0, 4, (30,), generator=generator)
-        if probed:
-            probe.batch(labels=y)
-        loss = nn.functional.cross_entropy(net(x), y)
-        loss.backward()
-        if probed:
-            probe.step(loss=loss)
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(loss.detach())
+    batches = (
+        (
+            torch.randn(30, 20, generator=generator),
+            torch.randint(0, 4, (30,), generator=generator),
+        )
+        for _ in range(20)
+    )
+    losses = train_steps(net, optimizer, batches, probe if probed else None)
     if probed:
         history = probe.history()
         assert history["step"].tolist() == sorted(3 * list(range(1, 20, 2)))

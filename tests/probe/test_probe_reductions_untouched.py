@@ -11,6 +11,7 @@ from checks import DTYPES, assert_same_bits, random_labels
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
 from torch.utils.checkpoint import checkpoint
+from training import train_steps
 
 from tfc_fast import Probe, tap
 from tfc_fast.records import COLUMNS, Records
@@ -63,19 +64,14 @@ def train(
     probe = mixed_probe(model, labelled=labelled)
     if probed:
         probe.attach()
-    losses = []
-    for _ in range(steps):
-        x = torch.randn(10, 3, 5, 5).to(dtype, memory_format=memory_format)
-        y = torch.randint(0, NUM_CLASSES, (10,))
-        if probed:
-            probe.batch(labels=y if labelled else None)
-        loss = nn.functional.cross_entropy(run(x), y)
-        loss.backward()
-        if probed:
-            probe.step(loss=loss)
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(loss.detach())
+    batches = (
+        (
+            torch.randn(10, 3, 5, 5).to(dtype, memory_format=memory_format),
+            torch.randint(0, NUM_CLASSES, (10,)),
+        )
+        for _ in range(steps)
+    )
+    losses = train_steps(run, optimizer, batches, probe if probed else None, labelled=labelled)
     history = probe.history()
     probe.close()
     return [*losses, *model.parameters()], history

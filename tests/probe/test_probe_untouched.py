@@ -16,6 +16,7 @@ import torch
 from checks import assert_same_bits
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+from training import train_steps
 
 from tfc_fast import Probe, tap
 from tfc_fast.models import MLP
@@ -53,22 +54,14 @@ def train(
     probe = Probe(model, num_classes=4)
     if probed:
         probe.attach()
-    losses = []
-    for _ in range(steps):
-        x, y = torch.randn(32, 20), torch.randint(0, 4, (32,))
-        if probed:
-            probe.batch(labels=y)
-        loss = nn.functional.cross_entropy(run(x), y)
-        loss.backward()
-        if probed:
-            probe.step(loss=loss)
-        update.step()
-        update.zero_grad()
-        losses.append(loss.item())
+    batches = ((torch.randn(32, 20), torch.randint(0, 4, (32,))) for _ in range(steps))
+    losses = train_steps(run, update, batches, probe if probed else None)
     if probed:
         assert len(set(probe.history()["step"].tolist())) == steps
         probe.detach()
-    return Outcome(losses, list(model.state_dict().values()), torch.get_rng_state())
+    return Outcome(
+        [loss.item() for loss in losses], list(model.state_dict().values()), torch.get_rng_state()
+    )
 
 
 def assert_same_outcome(actual: Outcome, expected: Outcome) -> None:

@@ -90,8 +90,8 @@ def test_folder_has_a_name_made_of_the_settings_unless_given() -> None:
 
 
 def test_events_to_stop_on_are_checked() -> None:
-    assert TrainConfig(stop_on="stuck, nonfinite").stop_kinds == ["stuck", "nonfinite"]
-    assert TrainConfig().stop_kinds == []
+    assert TrainConfig(stop_on="stuck, nonfinite").stop_kinds == ("stuck", "nonfinite")
+    assert TrainConfig().stop_kinds == ()
     with pytest.raises(ValueError, match=r"stop_on.*'late'.*recovered"):
         TrainConfig(stop_on="late")
     with pytest.raises(ValueError, match=r"stop_on.*probe=True"):

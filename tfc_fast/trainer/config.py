@@ -16,7 +16,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, SupportsFloat, SupportsIndex
 
-from tfc_fast.phases import EVENT_KINDS
+from tfc_fast.phases import EVENT_KINDS, EventKind
 from tfc_fast.phases.events import checked_kinds
 
 __all__ = ["DEFAULT_STEPS", "TrainConfig"]
@@ -188,9 +188,10 @@ class TrainConfig:
         return f"runs/{self.dataset}-depth{self.depth}-width{self.width}-seed{self.seed}"
 
     @property
-    def stop_kinds(self) -> list[str]:
+    def stop_kinds(self) -> tuple[EventKind, ...]:
         """The events of `stop_on`."""
-        return [] if self.stop_on is None else [kind.strip() for kind in self.stop_on.split(",")]
+        kinds = [] if self.stop_on is None else self.stop_on.split(",")
+        return checked_kinds("stop_on", [kind.strip() for kind in kinds])
 
     def total_steps(self, samples: int) -> int:
         """Number of steps of the run.
@@ -251,9 +252,8 @@ class TrainConfig:
             )
         if self.tensorboard and not self.probe:
             raise ValueError("tensorboard: given, but probe=False makes no records; set probe=True")
-        if self.stop_on is not None and not self.probe:
+        if self.stop_kinds and not self.probe:
             raise ValueError("stop_on: given, but probe=False makes no records; set probe=True")
-        checked_kinds("stop_on", self.stop_kinds)
         if self.batch_norm and self.batch_size == 1:
             raise ValueError(
                 "batch_size: 1 given, batch_norm needs at least 2 samples per step; "

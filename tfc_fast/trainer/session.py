@@ -8,7 +8,6 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from tfc_fast.phases.events import checked_kinds
 from tfc_fast.probe import Probe
 from tfc_fast.records import Sink
 from tfc_fast.run_directory import RunDirectory
@@ -172,7 +171,7 @@ class Session:
             every=config.every,
             window=config.window,
             sinks=list(sinks),
-            stop_on=checked_kinds("stop_on", config.stop_kinds),
+            stop_on=config.stop_kinds,
         )
         probe.attach()
         return probe

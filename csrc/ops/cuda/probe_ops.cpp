@@ -74,9 +74,7 @@ void record_pair(const Tensor& grad, const Tensor& feature, const Tensor& order,
 void tap_backward_cuda(const Tensor& grad, const Tensor& feature, const Tensor& order,
                        const Tensor& class_ptr, Tensor& sites, Tensor& units, int64_t site,
                        int64_t reduction) {
-  check_state(sites, units, site, "tap_backward");
-  check_pair(grad, feature, "tap_backward");
-  const RowReduction rows = row_reduction(reduction, "tap_backward");
+  const RowReduction rows = checked_reduction(grad, feature, sites, units, site, reduction, "tap_backward");
   check_device(grad, feature, order, class_ptr, sites, units);
   const DeviceGuard guard(sites.device());
   record_pair(grad, feature, order, class_ptr, sites, units, site, rows);
@@ -85,9 +83,8 @@ void tap_backward_cuda(const Tensor& grad, const Tensor& feature, const Tensor& 
 Tensor relu_probe_backward_cuda(const Tensor& grad, const Tensor& result, const Tensor& order,
                                 const Tensor& class_ptr, Tensor& sites, Tensor& units, int64_t site,
                                 int64_t reduction) {
-  check_state(sites, units, site, "relu_probe_backward");
-  check_pair(grad, result, "relu_probe_backward");
-  const RowReduction rows = row_reduction(reduction, "relu_probe_backward");
+  const RowReduction rows =
+      checked_reduction(grad, result, sites, units, site, reduction, "relu_probe_backward");
   check_device(grad, result, order, class_ptr, sites, units);
   const DeviceGuard guard(sites.device());
   if (!can_fuse(grad, result, rows)) {
