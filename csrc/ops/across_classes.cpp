@@ -71,41 +71,6 @@ AcrossSquares with_error(double sum, const Classes& classes) {
 }  // namespace
 
 template <typename Real>
-AcrossClasses<Real>::AcrossClasses(const Classes& classes)
-    : classes_(classes),
-      columns_(rounded_up(classes.valid.classes(), cpu::kPanelStep)),
-      depth_(rounded_up(static_cast<int64_t>(classes.centre.size()), cpu::kPanelStep)),
-      // Not a power of two: what is read a stride apart must not fall into one set of the cache.
-      stride_(columns_ + cpu::kPanelStep) {
-  if (classes.valid.classes() < 2) return;
-  means_.resize(static_cast<size_t>(depth_ * stride_));
-  of_row_.resize(static_cast<size_t>(classes.valid.count()));
-  const CentredMeans means(classes);
-  pack_columns<Real>(means.rows)(means.rows.kernel, 0, means.rows.count, means_.data(), stride_);
-}
-
-template <typename Real>
-void AcrossClasses<Real>::add(int64_t first, int64_t last, const Real* rows, int64_t stride) {
-  if (means_.empty()) return;
-  const int64_t height = rounded_up(last - first, cpu::kPanelStep);
-  const std::unique_ptr<Real[]> products(new Real[static_cast<size_t>(height * columns_)]);
-  for (int64_t k = 0; k < depth_; k += kDepth<Real>) {
-    gemm(height, columns_, std::min(kDepth<Real>, depth_ - k), rows + k, stride, means_.data() + k * stride_,
-         stride_, /*add=*/k > 0, products.get(), columns_);
-  }
-  const int64_t count = classes_.valid.classes();
-  for (int64_t i = first; i < last; ++i) {
-    of_row_[i] = sum_of_row(classes_, i, 0, count, products.get() + (i - first) * columns_);
-  }
-}
-
-template <typename Real>
-AcrossSquares AcrossClasses<Real>::total() const {
-  if (means_.empty()) return {};
-  return with_error<Real>(std::accumulate(of_row_.begin(), of_row_.end(), 0.0), classes_);
-}
-
-template <typename Real>
 AcrossSquares across_classes(const UnitRows& centred, const Classes& classes) {
   const int64_t count = classes.valid.classes();
   if (count < 2) return {};
@@ -125,9 +90,60 @@ AcrossSquares across_classes(const UnitRows& centred, const Classes& classes) {
   return with_error<Real>(std::accumulate(sums.begin(), sums.end(), 0.0), classes);
 }
 
-template class AcrossClasses<float>;
-template class AcrossClasses<double>;
 template AcrossSquares across_classes<float>(const UnitRows& centred, const Classes& classes);
 template AcrossSquares across_classes<double>(const UnitRows& centred, const Classes& classes);
+
+AcrossColumns::AcrossColumns(const Classes& classes)
+    : classes_(classes), apart_(classes.means.size()), apart_rows_(classes.means.size()) {
+  const auto count = static_cast<int64_t>(classes.counts.size());
+  const auto width = static_cast<int64_t>(classes.centre.size());
+  for (int64_t e = 0; e < count; ++e) {
+    for (int64_t j = 0; j < width; ++j) {
+      const double apart = classes.means[e * width + j] - classes.centre[j];
+      apart_[j * count + e] = apart_rows_[e * width + j] = std::sqrt(classes.counts[e]) * apart;
+    }
+  }
+}
+
+double AcrossColumns::of_tile(const TilePlace& tile, const double* products, int64_t stride) const {
+  constexpr int64_t kMostRows = 64;
+  const auto count = static_cast<int64_t>(classes_.counts.size());
+  const auto width = static_cast<int64_t>(classes_.centre.size());
+  const bool diagonal = tile.row == tile.column;
+  const std::unique_ptr<double[]> weights(new double[static_cast<size_t>(kMostRows * tile.columns)]);
+  double once = 0;
+  double twice = 0;
+  for (int64_t first = 0; first < tile.rows; first += kMostRows) {
+    const int64_t last = std::min(tile.rows, first + kMostRows);
+    gemm(last - first, tile.columns, count, apart_.data() + (tile.row + first) * count, count,
+         apart_rows_.data() + tile.column, width, /*add=*/false, weights.get(), tile.columns);
+    for (int64_t i = first; i < last; ++i) {
+      const double* weight = weights.get() + (i - first) * tile.columns;
+      const double* product = products + i * stride;
+      if (diagonal) once += weight[i] * product[i];
+      for (int64_t j = diagonal ? i + 1 : 0; j < tile.columns; ++j) twice += weight[j] * product[j];
+    }
+  }
+  return once + 2 * twice;
+}
+
+AcrossSquares AcrossColumns::total(double of_tiles, double squares_of_products, bool in_float) const {
+  const auto rows = static_cast<double>(classes_.along.size());
+  double along = 0;
+  double own = 0;
+  for (int64_t c = 0; c < classes_.valid.classes(); ++c) {
+    double of_class = 0;
+    for (int64_t i = classes_.valid.class_ptr[c]; i < classes_.valid.class_ptr[c + 1]; ++i) {
+      along += classes_.along[i] * classes_.along[i];
+      of_class += classes_.own(c, i) * classes_.own(c, i);
+    }
+    own += classes_.counts[c] * of_class;
+  }
+  const double all = rows * along + of_tiles;
+  // The products are off by some 2^-22 of C; lengths and products with the centre by some 2^-52 each.
+  const double rounding = in_float ? 0x1p-20 : 0x1p-46;
+  return {std::max(0.0, all - own), rounding * std::sqrt(squares_of_products) * squared_distances(classes_) +
+                                        0x1p-50 * rows * std::sqrt(along) + 0x1p-50 * all};
+}
 
 }  // namespace tfc::ops

@@ -1,6 +1,7 @@
 #include "centred_products.h"
 
 #include <algorithm>
+#include <memory>
 #include <numeric>
 
 #include "../kernels/cpu/dispatch.h"
@@ -14,9 +15,11 @@ double sum(const std::vector<double>& values) { return std::accumulate(values.be
 
 // One entry per tile, so that they are added in a fixed order.
 struct TileSums {
-  std::vector<double> within, between;
+  std::vector<double> within, between, across;
   explicit TileSums(int64_t tiles)
-      : within(static_cast<size_t>(tiles)), between(static_cast<size_t>(tiles)) {}
+      : within(static_cast<size_t>(tiles)),
+        between(static_cast<size_t>(tiles)),
+        across(static_cast<size_t>(tiles)) {}
 };
 
 template <typename Real>
@@ -32,12 +35,25 @@ PairSquares with(const AcrossSquares& across, PairSquares squares) {
   return squares;
 }
 
+// The rows, if they are small; described as they are made, if they have not been before.
 template <typename Real>
-PairSquares from_row_products(const UnitRows& centred, const Classes& classes) {
+std::optional<MadeRows<Real>> made_and_described(const UnitRows& centred, Classes& classes) {
+  if (!classes.scatter.empty()) return made_if_small<Real>(centred);
+  std::optional<MadeRows<Real>> made = made_if_small<Real>(centred, room_for(classes));
+  if (made) {
+    classes.scatter = scatter_of(classes);
+  } else {
+    describe(centred, classes);
+  }
+  return made;
+}
+
+template <typename Real>
+PairSquares from_row_products(const UnitRows& centred, Classes& classes) {
+  const std::optional<MadeRows<Real>> made = made_and_described<Real>(centred, classes);
   const ValidRows& valid = classes.valid;
   TileSums sums(TileGrid(centred.count, centred.count, /*triangle=*/true).count());
   const auto squares = sum_squares<Real>();
-  const std::optional<MadeRows<Real>> made = made_if_small<Real>(centred);
   const UnitRows& rows = made ? made->rows : centred;
   for_each_tile<Real>(rows, rows, /*triangle=*/true, [&] {
     return [&](const Tile<Real>& tile) {
@@ -69,39 +85,39 @@ PairSquares from_row_products(const UnitRows& centred, const Classes& classes) {
 template <typename Real>
 class PackedRows {
  public:
-  explicit PackedRows(const UnitRows& centred)
+  PackedRows(const UnitRows& centred, Classes& classes)
       : centred_(centred),
         most_(rows_at_once(centred.kernel.width)),
         left_stride_(most_ + cpu::kPanelStep),
         right_stride_(rounded_up(centred.kernel.width, cpu::kPanelStep) + cpu::kPanelStep),
-        left_(static_cast<size_t>((right_stride_ - cpu::kPanelStep) * left_stride_)),
-        right_(static_cast<size_t>(most_ * right_stride_)) {}
+        left_(new Real[static_cast<size_t>((right_stride_ - cpu::kPanelStep) * left_stride_)]),
+        right_(new Real[static_cast<size_t>(most_ * right_stride_)]),
+        measures_(room_for(classes)) {}
 
   int64_t most() const { return most_; }
 
-  // `across`: to be given the rows; null: it has had them.
-  void pack(int64_t first, int64_t last, AcrossClasses<Real>* across) {
-    constexpr int64_t kBlock = AcrossClasses<Real>::kMostRows;
+  // Tells the classes the lengths of the rows, too.
+  void pack(int64_t first, int64_t last) {
     // Two tasks are run inside a parallel region even if the second is empty.
     at::parallel_for(
         0, std::max<int64_t>(2, divided_up(last - first, kBlock)), 1, [&](int64_t from, int64_t to) {
           for (int64_t begin = from * kBlock; begin < std::min(last - first, to * kBlock); begin += kBlock) {
             const int64_t end = std::min(last - first, begin + kBlock);
-            Real* right = right_.data() + begin * right_stride_;
-            pack_rows<Real>(centred_)(centred_.kernel, first + begin, first + end, right, right_stride_);
+            Real* right = right_.get() + begin * right_stride_;
+            pack_centred<Real>(centred_)(centred_.kernel, measures_, first + begin, first + end, right,
+                                         right_stride_);
             // The same rows once more, from where they are in the cache.
             UnitRows packed{};
             packed.kernel.data = right;
             packed.kernel.stride = right_stride_;
             packed.kernel.width = centred_.kernel.width;
             packed.scalar = std::is_same_v<Real, float> ? cpu::Scalar::kFloat32 : cpu::Scalar::kFloat64;
-            pack_columns<Real>(packed)(packed.kernel, 0, end - begin, left_.data() + begin, left_stride_);
-            if (across != nullptr) across->add(first + begin, first + end, right, right_stride_);
+            pack_columns<Real>(packed)(packed.kernel, 0, end - begin, left_.get() + begin, left_stride_);
           }
         });
     rows_ = last - first;
-    std::fill(right_.begin() + rows_ * right_stride_,
-              right_.begin() + rounded_up(rows_, cpu::kPanelStep) * right_stride_, Real{0});
+    std::fill(right_.get() + rows_ * right_stride_,
+              right_.get() + rounded_up(rows_, cpu::kPanelStep) * right_stride_, Real{0});
   }
 
   // The products of the units of a tile, summed over the rows; on the diagonal of the matrix those on and
@@ -112,30 +128,40 @@ class PackedRows {
     for (int64_t row = 0; row < rows_; row += kDepth<Real>) {
       const int64_t depth = rounded_up(std::min(kDepth<Real>, rows_ - row), cpu::kPanelStep);
       multiply_panels(tile.row == tile.column, height, width, depth,
-                      left_.data() + tile.row * left_stride_ + row, left_stride_,
-                      right_.data() + row * right_stride_ + tile.column, right_stride_, /*add=*/row > 0, out,
+                      left_.get() + tile.row * left_stride_ + row, left_stride_,
+                      right_.get() + row * right_stride_ + tile.column, right_stride_, /*add=*/row > 0, out,
                       out_stride);
     }
   }
 
  private:
-  // Few enough to stay in a second-level cache when the rows are narrow, and so many when they are wide
-  // that adding up the products of units does not take longer than making them.
+  // So many that adding up the products of units does not take longer than making them; no more than can be
+  // added in float (gemm.h).
   static int64_t rows_at_once(int64_t width) {
-    constexpr int64_t kEntries = int64_t{1} << 20;
-    const int64_t wanted = std::clamp<int64_t>(width / 4, 256, 512);
+    constexpr int64_t kEntries = int64_t{1} << 21;
     const int64_t room = std::max(4 * cpu::kPanelStep, kEntries / width);
-    return rounded_up(std::min(wanted, room), cpu::kPanelStep);
+    return rounded_up(std::min<int64_t>(1024, room), cpu::kPanelStep);
   }
+
+  static constexpr int64_t kBlock = cpu::kPanelStep;
 
   const UnitRows& centred_;
   int64_t most_;
   // Not powers of two: what is read a stride apart must not fall into one set of the cache.
   int64_t left_stride_, right_stride_;
-  std::vector<Real> left_;   // [width, most]
-  std::vector<Real> right_;  // [most, width]
+  std::unique_ptr<Real[]> left_;   // [width, most]
+  std::unique_ptr<Real[]> right_;  // [most, width]
+  cpu::RowMeasures measures_;
   int64_t rows_ = 0;
 };
+
+int64_t longest_class(const ValidRows& valid) {
+  int64_t longest = 0;
+  for (int64_t c = 0; c < valid.classes(); ++c) {
+    longest = std::max(longest, valid.class_ptr[c + 1] - valid.class_ptr[c]);
+  }
+  return longest;
+}
 
 // Tiles first ... last - 1 of the d x d products C of each class: sums of |C|^2 over the classes, and
 // that of the sum of all C.
@@ -147,19 +173,23 @@ class ColumnProducts {
         grid_(grid),
         first_(first),
         count_(last - first),
-        products_(static_cast<size_t>(count_ * entries())),
-        of_class_(longest_class() > most ? products_.size() : 0),
-        of_all_(one_class() ? 0 : products_.size()) {}
+        most_(most),
+        products_(static_cast<size_t>(at::get_num_threads())),
+        of_class_(longest_class(valid) > most ? static_cast<size_t>(count_ * entries()) : 0),
+        of_all_(one_class() ? 0 : static_cast<size_t>(count_ * entries())) {}
 
-  void operator()(PackedRows<Real>& packed, AcrossClasses<Real>* across, TileSums& sums) {
+  void operator()(PackedRows<Real>& packed, const AcrossColumns& across, TileSums& sums) {
     for (int64_t c = 0; c < valid_.classes(); ++c) {
       const int64_t begin = valid_.class_ptr[c];
       const int64_t end = valid_.class_ptr[c + 1];
-      for (int64_t row = begin; row < end; row += packed.most()) {
-        const int64_t until = std::min(end, row + packed.most());
-        packed.pack(row, until, across);
+      // All of about one size.
+      const int64_t parts = divided_up(end - begin, most_);
+      const int64_t step = rounded_up(divided_up(end - begin, parts), cpu::kPanelStep);
+      for (int64_t row = begin; row < end; row += step) {
+        const int64_t until = std::min(end, row + step);
+        packed.pack(row, until);
         for_each([&](const TilePlace& tile) {
-          Real* product = products_.data() + place(tile);
+          Real* product = product_of_thread();
           packed.multiply(tile, grid_.width(), product);
           if (row == begin && until == end) {
             add_class(tile, product, sums);
@@ -174,19 +204,20 @@ class ColumnProducts {
     }
     for_each([&](const TilePlace& tile) {
       const int64_t i = tile.index;
-      sums.between[i] = one_class() ? sums.within[i] : squares(tile, of_all_.data() + place(tile));
+      const double* of_all = of_all_.data() + place(tile);
+      sums.between[i] = one_class() ? sums.within[i] : squares(tile, of_all);
+      if (!one_class()) sums.across[i] = across.of_tile(tile, of_all, grid_.width());
     });
   }
 
  private:
   int64_t entries() const { return grid_.height() * grid_.width(); }
   bool one_class() const { return valid_.classes() == 1; }
-  int64_t longest_class() const {
-    int64_t longest = 0;
-    for (int64_t c = 0; c < valid_.classes(); ++c) {
-      longest = std::max(longest, valid_.class_ptr[c + 1] - valid_.class_ptr[c]);
-    }
-    return longest;
+
+  Real* product_of_thread() {
+    std::unique_ptr<Real[]>& product = products_[static_cast<size_t>(at::get_thread_num())];
+    if (product == nullptr) product.reset(new Real[static_cast<size_t>(entries())]);
+    return product.get();
   }
 
   template <typename Work>
@@ -230,26 +261,33 @@ class ColumnProducts {
   const ValidRows& valid_;
   const TileGrid& grid_;
   int64_t first_, count_;
-  std::vector<Real> products_;
+  int64_t most_;
+  std::vector<std::unique_ptr<Real[]>> products_;  // by thread
   std::vector<double> of_class_, of_all_;
 };
 
 template <typename Real>
-PairSquares from_column_products(const UnitRows& centred, const Classes& classes) {
-  const TileGrid grid(centred.kernel.width, centred.kernel.width, /*triangle=*/true);
-  constexpr int64_t kEntriesAtATime = (int64_t{8} << 20) / sizeof(Real);
-  const int64_t band = std::max<int64_t>(1, kEntriesAtATime / (grid.height() * grid.width()));
+PairSquares from_column_products(const UnitRows& centred, Classes& classes) {
+  // Small enough for a product to stay in a second-level cache until it is added up.
+  constexpr int64_t kSide = 256;
+  const TileGrid grid(centred.kernel.width, centred.kernel.width, /*triangle=*/true, kSide);
   TileSums sums(grid.count());
-  PackedRows<Real> packed(centred);
-  AcrossClasses<Real> across(classes);
+  PackedRows<Real> packed(centred, classes);
+  // What is held at a time: sums over a class in parts, and over all.
+  constexpr int64_t kMostBytes = int64_t{24} << 20;
+  const int64_t held = (longest_class(classes.valid) > packed.most()) + (classes.valid.classes() > 1);
+  const int64_t bytes = grid.height() * grid.width() * std::max<int64_t>(1, held) * sizeof(double);
+  const int64_t band = std::max<int64_t>(1, kMostBytes / bytes);
+  const AcrossColumns across(classes);
   for (int64_t first = 0; first < grid.count(); first += band) {
     const int64_t last = std::min(grid.count(), first + band);
-    ColumnProducts<Real>(classes.valid, grid, first, last, packed.most())(
-        packed, first == 0 ? &across : nullptr, sums);
+    ColumnProducts<Real>(classes.valid, grid, first, last, packed.most())(packed, across, sums);
   }
-  const double within = sum(sums.within);
+  classes.scatter = scatter_of(classes);
+  constexpr bool kInFloat = std::is_same_v<Real, float>;
   const double all = sum(sums.between);
-  return with(across.total(), less_diagonal(classes, within, all, sizeof(Real) == sizeof(float)));
+  return with(across.total(sum(sums.across), all, kInFloat),
+              less_diagonal(classes, sum(sums.within), all, kInFloat));
 }
 
 }  // namespace
@@ -279,18 +317,18 @@ bool columns_are_quicker(int64_t rows, int64_t width, int64_t classes) {
   return n * n * d > (n + 64.0 * static_cast<double>(classes)) * d * d;
 }
 
-PairSquares row_products_in_double(const UnitRows& centred, const Classes& classes) {
+PairSquares row_products_in_double(const UnitRows& centred, Classes& classes) {
   return from_row_products<double>(centred, classes);
 }
 
 template <typename Real>
-PairSquares products_of(const UnitRows& centred, const Classes& classes) {
+PairSquares products_of(const UnitRows& centred, Classes& classes) {
   return columns_are_quicker(centred.count, centred.kernel.width, classes.valid.classes())
              ? from_column_products<Real>(centred, classes)
              : from_row_products<Real>(centred, classes);
 }
 
-template PairSquares products_of<float>(const UnitRows& centred, const Classes& classes);
-template PairSquares products_of<double>(const UnitRows& centred, const Classes& classes);
+template PairSquares products_of<float>(const UnitRows& centred, Classes& classes);
+template PairSquares products_of<double>(const UnitRows& centred, Classes& classes);
 
 }  // namespace tfc::ops

@@ -23,10 +23,10 @@ bool columns_are_quicker(int64_t rows, int64_t width, int64_t classes);
 PairSquares less_diagonal(const Classes& classes, double within, double all, bool in_float);
 
 // From the n x n products of rows: nothing is subtracted there, so it is right for all rows.
-PairSquares row_products_in_double(const UnitRows& centred, const Classes& classes);
+PairSquares row_products_in_double(const UnitRows& centred, Classes& classes);
 
-// The quickest way, multiplied in Real.
+// The quickest way, multiplied in Real. Leaves the classes described (centred_rows.h).
 template <typename Real>
-PairSquares products_of(const UnitRows& centred, const Classes& classes);
+PairSquares products_of(const UnitRows& centred, Classes& classes);
 
 }  // namespace tfc::ops

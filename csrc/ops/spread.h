@@ -19,20 +19,18 @@ struct Moments {
   double deviation() const;
 };
 
-// Of the cosines within classes, but for the products w_i.w_j. Needs no means.
-Moments within_means(const Classes& classes);
-
-// The products of the centred rows: the quickest way, in float or double; those of rows, in double.
+// The products of the centred rows: the quickest way, in float or double; those of rows, in double. After
+// the first of them the classes know the lengths of the centred rows, too.
 struct ProductsOf {
   std::function<PairSquares(bool in_float)> quickest;
   std::function<PairSquares()> rows_in_double;
 };
 
 struct Spread {
-  Moments within, between;  // between: nothing if there is one class
+  Moments within, between;  // between: nothing if there is one class; first, that of the means alone
 
-  // As exactly as it takes.
-  void add_products(bool in_float, const ProductsOf& products_of);
+  // All that needs the centred rows, as exactly as it takes.
+  void add_products(bool in_float, const Classes& classes, const ProductsOf& products_of);
   // [6] float64 on the CPU: deviation all, within, between; valid rows, zero rows, non-finite rows.
   at::Tensor values(const ValidRows& valid, bool labelled) const;
 };

@@ -48,6 +48,21 @@ Moments between_means(const Classes& classes) {
   return between;
 }
 
+// Of the cosines within classes, but for the products w_i.w_j.
+Moments within_means(const Classes& classes) {
+  Moments within;
+  for (int64_t c = 0; c < classes.valid.classes(); ++c) {
+    const double rows = classes.counts[c];
+    if (rows < 2) continue;
+    double along = 0;  // sum of a_i^2
+    for (int64_t i = classes.valid.class_ptr[c]; i < classes.valid.class_ptr[c + 1]; ++i) {
+      along += classes.own(c, i) * classes.own(c, i);
+    }
+    within.add({rows * (rows - 1) / 2, classes.scatter[c] * rows / (rows - 1), (rows + 2) * along});
+  }
+  return within;
+}
+
 }  // namespace
 
 void Moments::add(const Moments& other) {
@@ -64,22 +79,7 @@ double Moments::deviation() const {
   return count == 1 ? 0 : std::sqrt(std::max(0.0, squares) / count);
 }
 
-Moments within_means(const Classes& classes) {
-  Moments within;
-  for (int64_t c = 0; c < classes.valid.classes(); ++c) {
-    const double rows = classes.counts[c];
-    if (rows < 2) continue;
-    double along = 0;  // sum of a_i^2
-    for (int64_t i = classes.valid.class_ptr[c]; i < classes.valid.class_ptr[c + 1]; ++i) {
-      const double a = (classes.scatter[c] - classes.squares[i]) / 2;
-      along += a * a;
-    }
-    within.add({rows * (rows - 1) / 2, classes.scatter[c] * rows / (rows - 1), (rows + 2) * along});
-  }
-  return within;
-}
-
-void Spread::add_products(bool in_float, const ProductsOf& products_of) {
+void Spread::add_products(bool in_float, const Classes& classes, const ProductsOf& products_of) {
   // Both count each pair once, the products twice.
   const auto off = [](const Moments& moments, double products, double error) {
     return moments.count > 1 && error > 1e-3 * (2 * moments.squares + std::max(0.0, products));
@@ -89,6 +89,7 @@ void Spread::add_products(bool in_float, const ProductsOf& products_of) {
            off(between, products.between, products.between_error);
   };
   PairSquares products = products_of.quickest(in_float);
+  within = within_means(classes);
   if (in_float && too_coarse(products)) products = products_of.quickest(false);
   if (too_coarse(products)) products = products_of.rows_in_double();
   within.squares += std::max(0.0, products.within) / 2;
@@ -112,18 +113,16 @@ at::Tensor Spread::values(const ValidRows& valid, bool labelled) const {
 
 namespace {
 
-Spread spread_of(const UnitRows& rows, const ValidRows& valid) {
-  const Classes classes = describe(rows, valid);
+Spread spread_of(const UnitRows& rows, Classes& classes) {
   const UnitRows centred = centred_rows(rows, classes);
   Spread spread;
-  spread.within = within_means(classes);
-  if (valid.classes() > 1) spread.between = between_means(classes);
+  if (classes.valid.classes() > 1) spread.between = between_means(classes);
   ProductsOf products;
   products.quickest = [&](bool in_float) {
     return in_float ? products_of<float>(centred, classes) : products_of<double>(centred, classes);
   };
   products.rows_in_double = [&] { return row_products_in_double(centred, classes); };
-  spread.add_products(rows.scalar != cpu::Scalar::kFloat64, products);
+  spread.add_products(rows.scalar != cpu::Scalar::kFloat64, classes, products);
   return spread;
 }
 
@@ -133,13 +132,15 @@ at::Tensor cosine_spread_cpu(const at::Tensor& x, const std::optional<at::Tensor
   check_input(x, "cosine_spread");
   const Grouping groups = optional_grouping(order, class_ptr, x, "cosine_spread");
   const at::Tensor rows = as_rows(x);
-  const auto scales = unit_scales(rows);
-  const ValidRows valid = valid_rows(scales, groups);
-  UnitRows chosen = unit_rows(rows, scales);
+  ScaledRows scaled = scaled_rows(rows, groups);
+  const ValidRows valid = valid_rows(scaled.scales, groups);
+  if (valid.count() < 2) return Spread{}.values(valid, groups.labelled());
+  UnitRows chosen = unit_rows(rows, scaled.scales);
   chosen.kernel.order = valid.order.data();
   chosen.count = valid.count();
-  const Spread spread = valid.count() > 1 ? spread_of(chosen, valid) : Spread{};
-  return spread.values(valid, groups.labelled());
+  Classes classes = classes_of(scaled, valid);
+  scaled.sums = {};
+  return spread_of(chosen, classes).values(valid, groups.labelled());
 }
 
 at::Tensor cosine_spread_meta(const at::Tensor& x, const std::optional<at::Tensor>&,

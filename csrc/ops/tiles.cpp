@@ -8,13 +8,12 @@
 namespace tfc::ops {
 namespace {
 
-constexpr int64_t kLargestSide = 512;  // a tile of float and its panels stay in a second-level cache
 constexpr int64_t kSmallestSide = 64;
 
 // About four tiles per side, or as many of the largest as there are: enough tasks for a few threads
 // when the matrix is small, and little packing when it is large. All tiles of about one size.
-int64_t side_of(int64_t count) {
-  const int64_t wanted = std::clamp(rounded_up(count / 4, cpu::kPanelStep), kSmallestSide, kLargestSide);
+int64_t side_of(int64_t count, int64_t largest) {
+  const int64_t wanted = std::clamp(rounded_up(count / 4, cpu::kPanelStep), kSmallestSide, largest);
   const int64_t tiles = std::max<int64_t>(1, divided_up(count, wanted));
   return rounded_up(divided_up(std::max<int64_t>(1, count), tiles), cpu::kPanelStep);
 }
@@ -31,11 +30,11 @@ std::vector<float> scales_of(const cpu::UnitRows& rows, int64_t first, int64_t c
 
 }  // namespace
 
-TileGrid::TileGrid(int64_t rows, int64_t columns, bool triangle)
+TileGrid::TileGrid(int64_t rows, int64_t columns, bool triangle, int64_t largest_side)
     : rows_(rows),
       columns_(columns),
-      height_(side_of(rows)),
-      width_(side_of(columns)),
+      height_(side_of(rows, largest_side)),
+      width_(side_of(columns, largest_side)),
       down_(divided_up(rows, height_)),
       across_(divided_up(columns, width_)),
       triangle_(triangle) {}

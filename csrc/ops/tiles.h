@@ -30,10 +30,12 @@ struct Tile : TilePlace {
   int64_t stride;
 };
 
+constexpr int64_t kLargestSide = 512;  // a tile of float and its panels stay in a second-level cache
+
 // How the matrix is cut. `triangle`: only tiles on and above the diagonal (left and right are the same).
 class TileGrid {
  public:
-  TileGrid(int64_t rows, int64_t columns, bool triangle);
+  TileGrid(int64_t rows, int64_t columns, bool triangle, int64_t largest_side = kLargestSide);
   int64_t count() const;
   int64_t height() const { return height_; }
   int64_t width() const { return width_; }

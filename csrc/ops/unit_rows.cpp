@@ -61,6 +61,7 @@ ValidRows valid_rows(const std::vector<cpu::UnitScale>& scales, const Grouping& 
     if (valid.count() == valid.class_ptr.back()) continue;
     valid.label.resize(valid.order.size(), valid.classes());
     valid.class_ptr.push_back(valid.count());
+    valid.given.push_back(c);
   }
   return valid;
 }
@@ -79,7 +80,7 @@ int64_t made_bytes(const UnitRows& unit) {
 }  // namespace
 
 template <typename Real>
-MadeRows<Real>::MadeRows(const UnitRows& unit)
+MadeRows<Real>::MadeRows(const UnitRows& unit, const std::optional<cpu::RowMeasures>& measures)
     : memory(c10::GetCPUAllocator()->allocate(static_cast<size_t>(made_bytes<Real>(unit)))), rows{} {
   const int64_t stride = made_stride(unit.kernel.width);
   auto* made = static_cast<Real*>(memory.get());
@@ -91,16 +92,21 @@ MadeRows<Real>::MadeRows(const UnitRows& unit)
   rows.count = unit.count;
   rows.padded = true;
   const auto pack = pack_rows<Real>(unit);
-  at::parallel_for(
-      0, unit.count, std::max<int64_t>(1, kElementsPerThread / stride),
-      [&](int64_t first, int64_t last) { pack(unit.kernel, first, last, made + first * stride, stride); });
+  const auto pack_and_measure = pack_centred<Real>(unit);
+  at::parallel_for(0, unit.count, std::max<int64_t>(1, kElementsPerThread / stride),
+                   [&](int64_t first, int64_t last) {
+                     Real* out = made + first * stride;
+                     if (measures) return pack_and_measure(unit.kernel, *measures, first, last, out, stride);
+                     pack(unit.kernel, first, last, out, stride);
+                   });
 }
 
 template <typename Real>
-std::optional<MadeRows<Real>> made_if_small(const UnitRows& rows) {
+std::optional<MadeRows<Real>> made_if_small(const UnitRows& rows,
+                                            const std::optional<cpu::RowMeasures>& measures) {
   constexpr int64_t kMostBytes = int64_t{64} << 20;
   if (made_bytes<Real>(rows) > kMostBytes) return std::nullopt;
-  return std::optional<MadeRows<Real>>(rows);
+  return std::optional<MadeRows<Real>>(std::in_place, rows, measures);
 }
 
 template <>
@@ -128,7 +134,18 @@ cpu::PackFunction<uint16_t> pack_columns<uint16_t>(const UnitRows&) {
   return cpu::kernels().pair_columns;
 }
 
-template std::optional<MadeRows<float>> made_if_small<float>(const UnitRows& rows);
-template std::optional<MadeRows<double>> made_if_small<double>(const UnitRows& rows);
+template <>
+cpu::CentredRowsFunction<float> pack_centred<float>(const UnitRows& rows) {
+  return cpu::kernels().centred_rows_float[static_cast<int>(rows.scalar)];
+}
+template <>
+cpu::CentredRowsFunction<double> pack_centred<double>(const UnitRows& rows) {
+  return cpu::kernels().centred_rows_double[static_cast<int>(rows.scalar)];
+}
+
+template std::optional<MadeRows<float>> made_if_small<float>(const UnitRows& rows,
+                                                             const std::optional<cpu::RowMeasures>& measures);
+template std::optional<MadeRows<double>> made_if_small<double>(
+    const UnitRows& rows, const std::optional<cpu::RowMeasures>& measures);
 
 }  // namespace tfc::ops

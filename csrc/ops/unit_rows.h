@@ -31,14 +31,16 @@ UnitRows unit_rows(const at::Tensor& rows, const std::vector<cpu::UnitScale>& sc
 // The rows made once, in Real, for products with many others. `rows` is padded.
 template <typename Real>
 struct MadeRows {
-  explicit MadeRows(const UnitRows& rows);
+  explicit MadeRows(const UnitRows& rows, const std::optional<cpu::RowMeasures>& measures);
   at::DataPtr memory;
   UnitRows rows;
 };
 
-// Nothing if they would take more than 64 MiB, which nobody expects of a function that walks tiles.
+// Nothing if they would take more than 64 MiB, which nobody expects of a function that walks tiles. Rows less
+// a mean can be measured as they are made.
 template <typename Real>
-std::optional<MadeRows<Real>> made_if_small(const UnitRows& rows);
+std::optional<MadeRows<Real>> made_if_small(const UnitRows& rows,
+                                            const std::optional<cpu::RowMeasures>& measures = {});
 
 // Entries first ... last - 1 of every row.
 cpu::UnitRows columns_of(const UnitRows& rows, int64_t first, int64_t last);
@@ -49,6 +51,7 @@ struct ValidRows {
   std::vector<int64_t> order;
   std::vector<int64_t> label;      // by position in `order`
   std::vector<int64_t> class_ptr;  // [classes + 1] where each class begins in `order`
+  std::vector<int64_t> given;      // [classes] their numbers before
   int64_t zero = 0;
   int64_t nonfinite = 0;
 
@@ -64,6 +67,9 @@ template <typename Out>
 cpu::PackFunction<Out> pack_rows(const UnitRows& rows);
 template <typename Out>
 cpu::PackFunction<Out> pack_columns(const UnitRows& rows);
+// Rows less a mean, measured as they are packed; float or double.
+template <typename Out>
+cpu::CentredRowsFunction<Out> pack_centred(const UnitRows& rows);
 
 inline int64_t divided_up(int64_t value, int64_t by) { return (value + by - 1) / by; }
 inline int64_t rounded_up(int64_t value, int64_t step) { return divided_up(value, step) * step; }

@@ -100,6 +100,23 @@ def test_bundles_that_collapse_apart(rng: np.random.Generator, dtype: torch.dtyp
         check((centres[labels] + size * own).to(dtype), labels)
 
 
+@pytest.mark.parametrize("d", [5, 60])
+@pytest.mark.parametrize("few", [1, 4])
+@pytest.mark.parametrize("deviation", [1e-1, 1e-4, 1e-7])
+def test_nearly_all_rows_in_one_class(
+    rng: np.random.Generator, deviation: float, few: int, d: int
+) -> None:
+    # Products with the own mean, which the pairs between classes leave out, are nearly all of them.
+    n = 800
+    direction = rng.standard_normal(d)
+    x = torch.from_numpy(direction + math.sqrt(deviation) * rng.standard_normal((n, d)))
+    labels = torch.zeros(n, dtype=torch.long)
+    labels[torch.from_numpy(rng.permutation(n)[:few])] = 1
+    x[labels == 1] += math.sqrt(deviation)
+    for rows in (x, x.float(), -x.bfloat16()):
+        check(rows, labels)
+
+
 @pytest.mark.parametrize("leak", [1e-2, 1e-5, 1e-7, 3e-8])
 def test_nearly_orthogonal_planes(rng: np.random.Generator, leak: float) -> None:
     # Wide apart within each class, hardly so between them: what is left of large sums of products.

@@ -27,9 +27,9 @@ void place_rows(const Real* tile, int64_t stride, int64_t rows, int64_t columns,
     int64_t j = 0;
     for (; j + kWidth <= columns; j += kWidth) {
       Native value;
-      std::memcpy(&value, tile + j, sizeof(value));
+      get_vector(value, tile + j);
       value = clamped(value, low, high);
-      std::memcpy(out + j, &value, sizeof(value));
+      put_vector(out + j, value);
     }
     for (; j < columns; ++j) out[j] = clamped<Real>(tile[j], -1, 1);
   }
@@ -59,12 +59,12 @@ void place_columns(const Real* tile, int64_t stride, int64_t rows, int64_t colum
     for (int64_t i = 0; i < whole_rows; i += kSide) {
       Native square[kSide];
       for (int r = 0; r < kSide; ++r) {
-        std::memcpy(&square[r], tile + (i + r) * stride + j, sizeof(Native));
+        get_vector(square[r], tile + (i + r) * stride + j);
         square[r] = clamped(square[r], low, high);
       }
       transpose<Real>(square);
       for (int r = 0; r < kSide; ++r) {
-        std::memcpy(out + (j + r) * column_stride + i, &square[r], sizeof(Native));
+        put_vector(out + (j + r) * column_stride + i, square[r]);
       }
     }
   }
@@ -110,7 +110,7 @@ void count_cosines(const Real* cosine, int64_t count, int64_t bins, uint32_t* co
     alignas(64) int32_t cell[kLanes];
     for (int part = 0; part < kLanes / kWidth; ++part) {
       Native value;
-      std::memcpy(&value, cosine + i + part * kWidth, sizeof(value));
+      get_vector(value, cosine + i + part * kWidth);
       value = clamped((value + (Real)1) * half, Native{}, all_lanes<Native>(last));
       const Cells cells = __builtin_convertvector(value, Cells);
       std::memcpy(cell + part * kWidth, &cells, sizeof(cells));

@@ -59,7 +59,7 @@ template <typename Whole>
 TFC_INLINE auto open_lanes(const char* from, Whole infinity) {
   typedef Whole Native __attribute__((vector_size(TFC_VECTOR_BYTES)));
   Native x;
-  std::memcpy(&x, from, sizeof(x));
+  get_vector(x, from);
   return (x > 0) & (x <= Native{} + infinity);
 }
 
@@ -96,7 +96,7 @@ constexpr int kBitsAtOnce = sizeof(Whole) == 2 ? TFC_VECTOR_BYTES : TFC_VECTOR_B
 template <typename Whole>
 TFC_INLINE uint64_t open_bits(const char* from, Whole infinity) {
   Whole bits;
-  std::memcpy(&bits, from, sizeof(bits));
+  get_vector(bits, from);
   return bits > 0 && bits <= infinity;
 }
 template <typename Whole>
@@ -203,7 +203,7 @@ TFC_INLINE void add_block(const uint64_t* left, const uint64_t* panel, int64_t w
     NativeWords right[kGroup];
     for (int v = 0; v < kGroup; ++v) {
       NativeWords words_of_rows;  // not straight into the array, which would then stay in memory
-      std::memcpy(&words_of_rows, panel + w * kPanelStep + v * kVectorRows, sizeof(words_of_rows));
+      get_vector(words_of_rows, panel + w * kPanelStep + v * kVectorRows);
       right[v] = words_of_rows;
     }
     for (int i = 0; i < kBlockRows; ++i) {
@@ -215,9 +215,9 @@ TFC_INLINE void add_block(const uint64_t* left, const uint64_t* panel, int64_t w
     for (int v = 0; v < kGroup; ++v) {
       int32_t* to = tile + i * stride + v * kVectorRows;
       HalfInt sum;
-      std::memcpy(&sum, to, sizeof(sum));
+      get_vector(sum, to);
       sum += __builtin_convertvector((NativeLong)ones[i][v].total(), HalfInt);
-      std::memcpy(to, &sum, sizeof(sum));
+      put_vector(to, sum);
     }
   }
 }
@@ -250,15 +250,15 @@ TFC_INLINE void replace_cells(void* cells, int64_t count, bool one_by_one, const
   int64_t j = 0;
   for (; !one_by_one && j + kWidth <= count; j += kWidth) {
     NativeInt differing;
-    std::memcpy(&differing, cell + j * sizeof(int32_t), sizeof(differing));
+    get_vector(differing, cell + j * sizeof(int32_t));
     const NativeFloat agreement = quotient(differing, j);
-    std::memcpy(cell + j * sizeof(float), &agreement, sizeof(agreement));
+    put_vector(cell + j * sizeof(float), agreement);
   }
   for (; j < count; ++j) {
     int32_t differing;
-    std::memcpy(&differing, cell + j * sizeof(int32_t), sizeof(differing));
+    get_vector(differing, cell + j * sizeof(int32_t));
     const float agreement = quotient(differing, j);
-    std::memcpy(cell + j * sizeof(float), &agreement, sizeof(agreement));
+    put_vector(cell + j * sizeof(float), agreement);
   }
 }
 
@@ -281,7 +281,7 @@ struct Jaccard {
   template <typename Cells>
   TFC_INLINE auto operator()(Cells differing, int64_t j) const {
     Cells sum;
-    std::memcpy(&sum, open_others + j, sizeof(sum));
+    get_vector(sum, open_others + j);
     sum += open;
     return divided((sum - differing) >> 1, (sum + differing) >> 1);
   }

@@ -17,6 +17,10 @@ namespace tfc::cpu::TFC_TARGET {
 #define TFC_JOB(job) \
   {row_pass<float, job>, row_pass<double, job>, row_pass<BFloat16, job>, row_pass<Float16, job>}
 
+#define TFC_CENTRED(Out, packed)                                                                             \
+  {centred_rows<float, Out, packed>, centred_rows<double, Out, packed>, centred_rows<BFloat16, Out, packed>, \
+   centred_rows<Float16, Out, packed>}
+
 #define TFC_STRING_OF(x) #x
 #define TFC_STRING(x) TFC_STRING_OF(x)
 
@@ -37,8 +41,10 @@ const Kernels kernels = {
      unit_columns<Float16, double>},
     pair_rows,
     pair_columns,
-    {sum_unit_rows<float>, sum_unit_rows<double>, sum_unit_rows<BFloat16>, sum_unit_rows<Float16>},
-    {centred_squares<float>, centred_squares<double>, centred_squares<BFloat16>, centred_squares<Float16>},
+    {scale_and_sum<float>, scale_and_sum<double>, scale_and_sum<BFloat16>, scale_and_sum<Float16>},
+    TFC_CENTRED(float, false),
+    TFC_CENTRED(float, true),
+    TFC_CENTRED(double, true),
     place_cosines<float>,
     place_cosines<double>,
     scale_cosines,

@@ -99,8 +99,10 @@ struct Kernels {
   PackFunction<float> unit_columns_float[kScalars];
   PackFunction<double> unit_columns_double[kScalars];
   PackPairsFunction pair_rows, pair_columns;
-  SumUnitRowsFunction sum_unit_rows[kScalars];
-  CentredSquaresFunction centred_squares[kScalars];
+  ScaleAndSumFunction scale_and_sum[kScalars];
+  CentredRowsFunction<float> centred_squares[kScalars];  // with no `out`
+  CentredRowsFunction<float> centred_rows_float[kScalars];
+  CentredRowsFunction<double> centred_rows_double[kScalars];
   PlaceCosinesFunction<float> place_cosines_float;
   PlaceCosinesFunction<double> place_cosines_double;
   ScaleCosinesFunction scale_cosines;

@@ -21,9 +21,7 @@ RowNorm norm_in_double(const T* x, int64_t width) {
   Doubles sum = zeros<Doubles>();
   int64_t j = 0;
   for (; j + kLanes <= width; j += kLanes) {
-    Doubles wide = zeros<Doubles>();
-    add_widened(wide, Element<T>::read(x + j));
-    add_square(sum, wide);
+    add_square(sum, widened(read<T>(x + j)));
   }
   double squares = total(sum);
   for (; j < width; ++j) {
@@ -58,7 +56,7 @@ RowNorm norm_in_double<double>(const double* x, int64_t width) {
     const int64_t stop = whole - j < 8 * kRun ? whole : j + 8 * kRun;
     Doubles run = zeros<Doubles>();
     for (; j < stop; j += kLanes) {
-      Doubles value = Element<double>::read(x + j);
+      Doubles value = read<double>(x + j);
       for (int i = 0; i < Doubles::kParts; ++i) value.part[i] *= pre;
       add_square(run, value);
     }

@@ -37,14 +37,14 @@ TFC_INLINE void add_unit_rows(typename Element<T>::Sum* sum, bool first, const T
     Row block = zeros<Row>();
     for (int r = 0; r < kRows; ++r) {
       if (kFetches && !fetched_by_scan(r)) fetch(ahead[r] + j);
-      add_scaled(block, Element<T>::read(rows[r] + j), scale[r]);
+      add_scaled(block, read<T>(rows[r] + j), scale[r]);
     }
     if (!first) {
       Row before;
-      std::memcpy(&before, sum + j, sizeof(before));
+      get_vector(before, sum + j);
       add(block, before);
     }
-    std::memcpy(sum + j, &block, sizeof(block));
+    put_vector(sum + j, block);
   }
   for (; j < width; ++j) {
     Sum block = 0;
@@ -77,24 +77,25 @@ TFC_INLINE void add_unit_rows_and_gate(typename Element<T>::Sum* sum, bool first
                                        const T* const* gradient, T* const* grad_in,
                                        const typename Element<T>::Sum* scale, int64_t width) {
   using Sum = typename Element<T>::Sum;
-  using Row = typename Element<T>::Row;
+  using Part = typename Element<T>::Part;
+  constexpr int kWidth = Element<T>::Row::kWidth;  // more at a time would not stay in registers
   int64_t j = 0;
-  for (; j + kLanes <= width; j += kLanes) {
+  for (; j + kWidth <= width; j += kWidth) {
     // All loads before the first store: large tensors begin at the same offset of a page, so a load
     // right after a store to the same column of another row would wait for it (4K aliasing).
-    Row f[kRows], g[kRows];
+    Part f[kRows], g[kRows];
     for (int r = 0; r < kRows; ++r) {
-      f[r] = Element<T>::read(feature[r] + j);
-      g[r] = Element<T>::read(gradient[r] + j);
+      f[r] = Element<T>::read_part(feature[r] + j);
+      g[r] = Element<T>::read_part(gradient[r] + j);
     }
-    Row block = zeros<Row>();
-    for (int r = 0; r < kRows; ++r) add_scaled(block, g[r], scale[r]);
+    Part block = {};
+    for (int r = 0; r < kRows; ++r) block += g[r] * scale[r];
     if (!first) {
-      Row before;
-      std::memcpy(&before, sum + j, sizeof(before));
-      add(block, before);
+      Part before;
+      get_vector(before, sum + j);
+      block += before;
     }
-    std::memcpy(sum + j, &block, sizeof(block));
+    put_vector(sum + j, block);
     for (int r = 0; r < kRows; ++r) Element<T>::gate_through(grad_in[r] + j, f[r], gradient[r] + j, g[r]);
   }
   for (; j < width; ++j) {
@@ -238,21 +239,30 @@ TFC_INLINE void scan_block(const Block<T>& block, int64_t width, int32_t* gates,
     const int64_t stop = whole - j < kRun ? whole : j + kRun;
     Row sum_f[kRows], sum_g[kRows];
     for (int r = 0; r < kRows; ++r) sum_f[r] = sum_g[r] = zeros<Row>();
-    for (; j < stop; j += kLanes) {
-      Ints open = zeros<Ints>();
-      if (kCounts && !first) open = load<int32_t, NativeInt>(gates + j);
-      for (int r = 0; r < kRows; ++r) {
-        const Row f = Element<T>::read(feature[r] + j);
-        if (kJob != Job::kCosine || fetched_by_scan(r)) fetch(block.ahead[0][r] + j);
-        if constexpr (kCounts) count_positive(open, f);
-        if constexpr (kCosines) add_square(sum_f[r], f);
-        if constexpr (kGradient) {
-          fetch(block.ahead[1][r] + j);
-          add_square(sum_g[r], Element<T>::read(gradient[r] + j));
+    const auto scan = [&]<bool kOfFeature, bool kOfGradient>() __attribute__((always_inline)) {
+      for (int64_t i = j; i < stop; i += kLanes) {
+        Ints open = zeros<Ints>();
+        if (kOfFeature && kCounts && !first) open = load<int32_t, NativeInt>(gates + i);
+        for (int r = 0; r < kRows; ++r) {
+          if constexpr (kOfFeature) {
+            const Row f = read<T>(feature[r] + i);
+            if (kJob != Job::kCosine || fetched_by_scan(r)) fetch(block.ahead[0][r] + i);
+            if constexpr (kCounts) count_positive(open, f);
+            if constexpr (kCosines) add_square(sum_f[r], f);
+          }
+          if constexpr (kOfGradient) {
+            fetch(block.ahead[1][r] + i);
+            add_square(sum_g[r], read<T>(gradient[r] + i));
+          }
         }
+        if constexpr (kOfFeature && kCounts) store<int32_t, NativeInt>(gates + i, open);
       }
-      if constexpr (kCounts) store<int32_t, NativeInt>(gates + j, open);
-    }
+    };
+    // Both at a time where their sums stay in registers.
+    constexpr bool kBoth = kGradient && Row::kParts == 1;
+    scan.template operator()<true, kBoth>();
+    if constexpr (kGradient && !kBoth) scan.template operator()<false, true>();
+    j = stop;
     for (int r = 0; r < kRows; ++r) {
       if constexpr (kCosines) add_widened(wide_f[r], sum_f[r]);
       if constexpr (kGradient) add_widened(wide_g[r], sum_g[r]);
@@ -265,7 +275,7 @@ TFC_INLINE void scan_block(const Block<T>& block, int64_t width, int32_t* gates,
     for (int r = 0; r < kRows; ++r) {
       alignas(64) T lane[kLanes];
       copy_some(lane, feature[r] + j, rest);
-      const Row f = Element<T>::read(lane);
+      const Row f = read<T>(lane);
       if constexpr (kCounts) count_positive(open, f);
       Row sum = zeros<Row>();
       add_square(sum, f);
@@ -273,7 +283,7 @@ TFC_INLINE void scan_block(const Block<T>& block, int64_t width, int32_t* gates,
       if constexpr (kGradient) {
         copy_some(lane, gradient[r] + j, rest);
         sum = zeros<Row>();
-        add_square(sum, Element<T>::read(lane));
+        add_square(sum, read<T>(lane));
         add_widened(wide_g[r], sum);
       }
     }

@@ -38,6 +38,21 @@ typedef int32_t HalfInt __attribute__((vector_size(TFC_VECTOR_BYTES / 2)));
 typedef uint32_t NativeBits __attribute__((vector_size(TFC_VECTOR_BYTES)));
 typedef uint16_t HalfBits __attribute__((vector_size(TFC_VECTOR_BYTES / 2)));
 
+// One vector from or to any address. gcc copies 32 bytes by memcpy in halves and through memory, which takes
+// several times as long.
+template <typename Vector>
+struct __attribute__((packed, may_alias)) VectorAnywhere {
+  Vector value;
+};
+template <typename Vector>
+TFC_INLINE void get_vector(Vector& value, const void* from) {
+  value = ((const VectorAnywhere<Vector>*)from)->value;
+}
+template <typename Vector>
+TFC_INLINE void put_vector(void* to, const Vector& value) {
+  ((VectorAnywhere<Vector>*)to)->value = value;
+}
+
 template <typename Element, typename Native>
 struct Pack {
   static constexpr int kParts = kLanes * sizeof(Element) / TFC_VECTOR_BYTES;
@@ -59,7 +74,7 @@ template <typename E, typename N>
 TFC_INLINE Pack<E, N> load(const E* from) {
   Pack<E, N> out;
   for (int i = 0; i < Pack<E, N>::kParts; ++i) {
-    std::memcpy(&out.part[i], from + i * Pack<E, N>::kWidth, sizeof(N));
+    get_vector(out.part[i], from + i * Pack<E, N>::kWidth);
   }
   return out;
 }
@@ -67,7 +82,7 @@ TFC_INLINE Pack<E, N> load(const E* from) {
 template <typename E, typename N>
 TFC_INLINE void store(E* to, const Pack<E, N>& value) {
   for (int i = 0; i < Pack<E, N>::kParts; ++i) {
-    std::memcpy(to + i * Pack<E, N>::kWidth, &value.part[i], sizeof(N));
+    put_vector(to + i * Pack<E, N>::kWidth, value.part[i]);
   }
 }
 
@@ -110,24 +125,25 @@ TFC_INLINE void count_positive(Ints& count, const Doubles& value) {
   for (int i = 0; i < Doubles::kParts; ++i) {
     const NativeLong open = value.part[i] > NativeDouble{};
     const HalfInt narrow = __builtin_convertvector(open, HalfInt);
-    std::memcpy(lane + i * Doubles::kWidth, &narrow, sizeof(narrow));
+    put_vector(lane + i * Doubles::kWidth, narrow);
   }
   for (int i = 0; i < Ints::kParts; ++i) {
     NativeInt open;
-    std::memcpy(&open, lane + i * Ints::kWidth, sizeof(open));
+    get_vector(open, lane + i * Ints::kWidth);
     count.part[i] -= open;
   }
 }
 
-// ---- float sums into double sums -------------------------------------------------------------
+// ---- floats to doubles and back --------------------------------------------------------------
 
-TFC_INLINE void add_widened(Doubles& sum, const Doubles& value) { add(sum, value); }
+TFC_INLINE Doubles widened(const Doubles& value) { return value; }
 
-TFC_INLINE void add_widened(Doubles& sum, const Floats& value) {
+TFC_INLINE Doubles widened(const Floats& value) {
+  Doubles out;
 #if TFC_VECTOR_BYTES == 64
   const __m512 v = (__m512)value.part[0];
-  sum.part[0] += (NativeDouble)_mm512_maskz_cvtps_pd((__mmask8)0xff, _mm512_castps512_ps256(v));
-  sum.part[1] +=
+  out.part[0] = (NativeDouble)_mm512_maskz_cvtps_pd((__mmask8)0xff, _mm512_castps512_ps256(v));
+  out.part[1] =
       (NativeDouble)_mm512_maskz_cvtps_pd((__mmask8)0xff, _mm512_maskz_extractf32x8_ps((__mmask8)0xff, v, 1));
 #else
   for (int i = 0; i < Floats::kParts; ++i) {
@@ -139,10 +155,16 @@ TFC_INLINE void add_widened(Doubles& sum, const Floats& value) {
     const HalfFloat low = __builtin_shufflevector(v, v, 0, 1);
     const HalfFloat high = __builtin_shufflevector(v, v, 2, 3);
 #endif
-    sum.part[2 * i] += __builtin_convertvector(low, NativeDouble);
-    sum.part[2 * i + 1] += __builtin_convertvector(high, NativeDouble);
+    out.part[2 * i] = __builtin_convertvector(low, NativeDouble);
+    out.part[2 * i + 1] = __builtin_convertvector(high, NativeDouble);
   }
 #endif
+  return out;
+}
+
+template <typename P>
+TFC_INLINE void add_widened(Doubles& sum, const P& value) {
+  add(sum, widened(value));
 }
 
 // Rounded to nearest.
@@ -238,9 +260,11 @@ TFC_INLINE double total(const Doubles& value) {
 }
 
 // ---- the four element types ------------------------------------------------------------------
-// Element<T>: Row is the lane type it computes in; read loads sixteen elements, one a single one;
-// gate_through writes `gradient` where the feature is not <= 0, else +0. That is bit for bit what
-// ReLU's own backward writes: a NaN feature lets the gradient through.
+// Element<T>: Row is the lane type it computes in, Part one vector of it. read() loads sixteen elements,
+// read_part as many as a Part has, one a single one. gate_through writes a part of `gradient` where the
+// feature is not
+// <= 0, else +0. That is bit for bit what ReLU's own backward writes: a NaN feature lets the gradient
+// through.
 
 struct BFloat16 {
   uint16_t bits;
@@ -252,23 +276,32 @@ struct Float16 {
 template <typename T>
 struct Element;
 
+template <typename T>
+TFC_INLINE typename Element<T>::Row read(const T* from) {
+  using Row = typename Element<T>::Row;
+  Row out;
+  for (int i = 0; i < Row::kParts; ++i) out.part[i] = Element<T>::read_part(from + i * Row::kWidth);
+  return out;
+}
+
 template <>
 struct Element<float> {
   using Sum = float;
   using Row = Floats;
-  static TFC_INLINE Row read(const float* from) { return load<float, NativeFloat>(from); }
+  using Part = NativeFloat;
+  static TFC_INLINE Part read_part(const float* from) {
+    Part out;
+    get_vector(out, from);
+    return out;
+  }
   static TFC_INLINE float one(const float* from) { return *from; }
-  static TFC_INLINE void gate_through(float* out, const Row& feature, const float*, const Row& loaded) {
+  static TFC_INLINE void gate_through(float* out, Part feature, const float*, Part loaded) {
 #if TFC_VECTOR_BYTES == 64
-    const __mmask16 passes = _mm512_cmp_ps_mask((__m512)feature.part[0], _mm512_setzero_ps(), _CMP_NLE_UQ);
-    _mm512_storeu_ps(out, _mm512_maskz_mov_ps(passes, (__m512)loaded.part[0]));
+    const __mmask16 passes = _mm512_cmp_ps_mask((__m512)feature, _mm512_setzero_ps(), _CMP_NLE_UQ);
+    _mm512_storeu_ps(out, _mm512_maskz_mov_ps(passes, (__m512)loaded));
 #else
-    Row value;
-    for (int i = 0; i < Row::kParts; ++i) {
-      const NativeInt passes = ~(NativeInt)(feature.part[i] <= NativeFloat{});
-      value.part[i] = (NativeFloat)(passes & (NativeInt)loaded.part[i]);
-    }
-    store<float, NativeFloat>(out, value);
+    const NativeInt passes = ~(NativeInt)(feature <= Part{});
+    put_vector(out, (Part)(passes & (NativeInt)loaded));
 #endif
   }
 };
@@ -277,40 +310,36 @@ template <>
 struct Element<double> {
   using Sum = double;
   using Row = Doubles;
-  static TFC_INLINE Row read(const double* from) { return load<double, NativeDouble>(from); }
+  using Part = NativeDouble;
+  static TFC_INLINE Part read_part(const double* from) {
+    Part out;
+    get_vector(out, from);
+    return out;
+  }
   static TFC_INLINE double one(const double* from) { return *from; }
-  static TFC_INLINE void gate_through(double* out, const Row& feature, const double*, const Row& loaded) {
-    Row value;
-    for (int i = 0; i < Row::kParts; ++i) {
-      const NativeLong passes = ~(NativeLong)(feature.part[i] <= NativeDouble{});
-      value.part[i] = (NativeDouble)(passes & (NativeLong)loaded.part[i]);
-    }
-    store<double, NativeDouble>(out, value);
+  static TFC_INLINE void gate_through(double* out, Part feature, const double*, Part loaded) {
+    const NativeLong passes = ~(NativeLong)(feature <= Part{});
+    put_vector(out, (Part)(passes & (NativeLong)loaded));
   }
 };
 
-TFC_INLINE void gate_bits(uint16_t* out, const Floats& feature, const uint16_t* gradient) {
-  for (int i = 0; i < Floats::kParts; ++i) {
-    HalfBits bits;
-    std::memcpy(&bits, gradient + i * Floats::kWidth, sizeof(bits));
-    const NativeInt passes = ~(NativeInt)(feature.part[i] <= NativeFloat{});
-    bits &= __builtin_convertvector((NativeBits)passes, HalfBits);
-    std::memcpy(out + i * Floats::kWidth, &bits, sizeof(bits));
-  }
+TFC_INLINE void gate_bits(uint16_t* out, NativeFloat feature, const uint16_t* gradient) {
+  HalfBits bits;
+  get_vector(bits, gradient);
+  const NativeInt passes = ~(NativeInt)(feature <= NativeFloat{});
+  bits &= __builtin_convertvector((NativeBits)passes, HalfBits);
+  put_vector(out, bits);
 }
 
 template <>
 struct Element<BFloat16> {
   using Sum = float;
   using Row = Floats;
-  static TFC_INLINE Row read(const BFloat16* from) {
-    Row out;
-    for (int i = 0; i < Row::kParts; ++i) {
-      HalfBits bits;
-      std::memcpy(&bits, from + i * Row::kWidth, sizeof(bits));
-      out.part[i] = (NativeFloat)(__builtin_convertvector(bits, NativeBits) << 16);
-    }
-    return out;
+  using Part = NativeFloat;
+  static TFC_INLINE Part read_part(const BFloat16* from) {
+    HalfBits bits;
+    get_vector(bits, from);
+    return (Part)(__builtin_convertvector(bits, NativeBits) << 16);
   }
   static TFC_INLINE float one(const BFloat16* from) {
     const uint32_t bits = (uint32_t)from->bits << 16;
@@ -318,8 +347,7 @@ struct Element<BFloat16> {
     std::memcpy(&value, &bits, sizeof(value));
     return value;
   }
-  static TFC_INLINE void gate_through(BFloat16* out, const Row& feature, const BFloat16* gradient,
-                                      const Row&) {
+  static TFC_INLINE void gate_through(BFloat16* out, Part feature, const BFloat16* gradient, Part) {
     gate_bits(&out->bits, feature, &gradient->bits);
   }
 };
@@ -350,26 +378,20 @@ template <>
 struct Element<Float16> {
   using Sum = float;
   using Row = Floats;
-  static TFC_INLINE Row read(const Float16* from) {
+  using Part = NativeFloat;
+  static TFC_INLINE Part read_part(const Float16* from) {
 #if TFC_VECTOR_BYTES == 64
-    Row out;
-    out.part[0] =
-        (NativeFloat)_mm512_maskz_cvtph_ps((__mmask16)0xffff, _mm256_loadu_si256((const __m256i*)from));
-    return out;
+    return (Part)_mm512_maskz_cvtph_ps((__mmask16)0xffff, _mm256_loadu_si256((const __m256i*)from));
 #elif TFC_VECTOR_BYTES == 32 && defined(__F16C__)
-    Row out;
-    for (int i = 0; i < Row::kParts; ++i) {
-      out.part[i] = (NativeFloat)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(from + i * Row::kWidth)));
-    }
-    return out;
+    return (Part)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)from));
 #else
-    alignas(64) float lane[kLanes];
-    for (int i = 0; i < kLanes; ++i) lane[i] = half_to_float(from[i].bits);
-    return load<float, NativeFloat>(lane);
+    Part out;
+    for (int i = 0; i < Row::kWidth; ++i) out[i] = half_to_float(from[i].bits);
+    return out;
 #endif
   }
   static TFC_INLINE float one(const Float16* from) { return half_to_float(from->bits); }
-  static TFC_INLINE void gate_through(Float16* out, const Row& feature, const Float16* gradient, const Row&) {
+  static TFC_INLINE void gate_through(Float16* out, Part feature, const Float16* gradient, Part) {
     gate_bits(&out->bits, feature, &gradient->bits);
   }
 };

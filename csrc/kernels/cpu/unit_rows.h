@@ -46,13 +46,22 @@ using PackFunction = void (*)(const UnitRows&, int64_t first, int64_t last, Out*
 //            kPairStep
 using PackPairsFunction = PackFunction<uint16_t>;
 
-// sum[j] += entry j of every row of positions first ... last - 1, one after the other.
-using SumUnitRowsFunction = void (*)(const UnitRows&, int64_t first, int64_t last, double* sum);
+// scales[row] of the rows at positions first ... last - 1, whose own `scales` it may be; and
+// sum[j] += entry j of each of these unit rows, one after the other.
+using ScaleAndSumFunction = void (*)(const UnitRows&, int64_t first, int64_t last, UnitScale* scales,
+                                     double* sum);
 
-// For rows u - m, by position: squares[i], the squared length of row i, and along[i], its product with
-// `direction`, [width].
-using CentredSquaresFunction = void (*)(const UnitRows&, const double* direction, int64_t first, int64_t last,
-                                        double* squares, double* along);
+// Of rows u - m, by position.
+struct RowMeasures {
+  const double* direction;  // [width]
+  double* squares;          // out: squared lengths
+  double* along;            // out: products with `direction`
+};
+
+// Measures the rows of positions first ... last - 1; with `out` it does what unit_rows does, too.
+template <typename Out>
+using CentredRowsFunction = void (*)(const UnitRows&, const RowMeasures&, int64_t first, int64_t last,
+                                     Out* out, int64_t out_stride);
 
 constexpr int64_t kPanelStep = 16;
 constexpr int64_t kPairStep = 2 * kPanelStep;

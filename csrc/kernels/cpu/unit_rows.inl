@@ -19,11 +19,25 @@ TFC_INLINE UnitScale divided<BFloat16>(UnitScale by) {
 }
 
 template <typename T>
+TFC_INLINE UnitScale unit_scale(const T* x, int64_t width) {
+  const RowNorm row = norm_in_double(x, width);
+  return divided<T>({row.pre, row.finite ? row.scale : __builtin_nan("")});
+}
+
+template <typename T>
 void unit_scales(const UnitRows& rows, int64_t first, int64_t last, UnitScale* out) {
   for (int64_t i = first; i < last; ++i) {
-    const RowNorm row = norm_in_double((const T*)rows.data + i * rows.stride, rows.width);
-    out[i] = divided<T>({row.pre, row.finite ? row.scale : __builtin_nan("")});
+    out[i] = unit_scale((const T*)rows.data + i * rows.stride, rows.width);
   }
+}
+
+TFC_INLINE int64_t row_of(const UnitRows& rows, int64_t position) {
+  return rows.order ? rows.order[position] : position;
+}
+
+template <typename T>
+TFC_INLINE const T* row_at(const UnitRows& rows, int64_t position) {
+  return (const T*)rows.data + row_of(rows, position) * rows.stride;
 }
 
 // Sixteen entries of a row from `j` on, in double; those at `width` and beyond are zero.
@@ -35,9 +49,7 @@ TFC_INLINE Doubles widened_entries(const T* row, int64_t j, int64_t width) {
     copy_some(padded, from, width - j);
     from = padded;
   }
-  Doubles out = zeros<Doubles>();
-  add_widened(out, Element<T>::read(from));
-  return out;
+  return widened(read<T>(from));
 }
 
 template <typename Out>
@@ -55,25 +67,40 @@ struct PackOf<double> {
   static TFC_INLINE Doubles from(const Doubles& value) { return value; }
 };
 
+// What a row is multiplied with. `pre` is a power of two: only in double can the product of both leave the
+// range, so that other rows take them as one.
+template <typename T>
+struct Factor {
+  double both;
+  explicit Factor(UnitScale by = {}) : both(by.pre * by.scale) {}
+  TFC_INLINE NativeDouble of(NativeDouble value) const { return value * both; }
+};
+template <>
+struct Factor<double> {
+  UnitScale by;
+  explicit Factor(UnitScale scale = {}) : by(scale) {}
+  TFC_INLINE NativeDouble of(NativeDouble value) const { return value * by.pre * by.scale; }
+};
+
 // The row at one position.
 template <typename T>
 struct UnitRow {
-  const T* x;  // null: a row of zeros
-  const double* mean;
-  double pre, scale;
+  const T* x = nullptr;  // null: a row of zeros
+  const double* mean = nullptr;
+  Factor<T> factor{};
 
   static TFC_INLINE UnitRow at(const UnitRows& rows, int64_t position) {
-    const int64_t row = rows.order ? rows.order[position] : position;
+    const int64_t row = row_of(rows, position);
     const UnitScale by = rows.scales ? rows.scales[row] : UnitScale{1, 1};
     return {by.scale > 0 ? (const T*)rows.data + row * rows.stride : nullptr,
-            rows.means ? rows.means + rows.label[position] * rows.means_stride : nullptr, by.pre, by.scale};
+            rows.means ? rows.means + rows.label[position] * rows.means_stride : nullptr, Factor<T>(by)};
   }
 
   // Sixteen entries from `j` on; those at `width` and beyond are zero.
   TFC_INLINE Doubles entries(int64_t j, int64_t width) const {
     if (!x) return zeros<Doubles>();
     Doubles out = widened_entries(x, j, width);
-    for (int i = 0; i < Doubles::kParts; ++i) out.part[i] = out.part[i] * pre * scale;
+    for (int i = 0; i < Doubles::kParts; ++i) out.part[i] = factor.of(out.part[i]);
     if (!mean) return out;
     const Doubles shift = widened_entries(mean, j, width);
     for (int i = 0; i < Doubles::kParts; ++i) out.part[i] -= shift.part[i];
@@ -90,7 +117,7 @@ struct NextRow {
 
   static TFC_INLINE NextRow at(const UnitRows& rows, int64_t position, int64_t last) {
     if (!rows.order || position >= last) return {nullptr};
-    return {(const T*)rows.data + rows.order[position] * rows.stride};
+    return {row_at<T>(rows, position)};
   }
   TFC_INLINE void prefetch(int64_t j) const {
     if (x) __builtin_prefetch(x + j);
@@ -103,17 +130,22 @@ TFC_INLINE bool only_copied(const UnitRows& rows) {
   return sizeof(T) == sizeof(Out) && !rows.scales && !rows.means;
 }
 
-template <typename T>
-TFC_INLINE const T* row_at(const UnitRows& rows, int64_t position) {
-  return (const T*)rows.data + (rows.order ? rows.order[position] : position) * rows.stride;
-}
-
 template <typename Out>
 void copy_rows(const UnitRows& rows, int64_t first, int64_t last, Out* out, int64_t out_stride) {
   for (int64_t i = first; i < last; ++i, out += out_stride) {
     std::memcpy(out, row_at<Out>(rows, i), rows.width * sizeof(Out));
     if (rows.width < out_stride) std::memset(out + rows.width, 0, (out_stride - rows.width) * sizeof(Out));
   }
+}
+
+// Sixteen entries of a packed row, of which `left` are the row's.
+template <typename Out>
+TFC_INLINE void store_entries(Out* out, const Doubles& value, int64_t left) {
+  using Pack = PackOf<Out>;
+  if (left >= kLanes) return store<Out, typename Pack::Native>(out, Pack::from(value));
+  Out lane[kLanes];
+  store<Out, typename Pack::Native>(lane, Pack::from(value));
+  std::memcpy(out, lane, left * sizeof(Out));
 }
 
 template <typename T, typename Out>
@@ -125,13 +157,9 @@ void unit_rows(const UnitRows& rows, int64_t first, int64_t last, Out* out, int6
     int64_t j = 0;
     for (; j + kLanes <= rows.width; j += kLanes) {
       next.prefetch(j);
-      store<Out, typename PackOf<Out>::Native>(out + j, PackOf<Out>::from(row.entries(j, rows.width)));
+      store_entries(out + j, row.entries(j, rows.width), kLanes);
     }
-    if (j < rows.width) {
-      Out lane[kLanes];
-      store<Out, typename PackOf<Out>::Native>(lane, PackOf<Out>::from(row.entries(j, rows.width)));
-      std::memcpy(out + j, lane, (rows.width - j) * sizeof(Out));
-    }
+    if (j < rows.width) store_entries(out + j, row.entries(j, rows.width), rows.width - j);
     if (rows.width < out_stride) std::memset(out + rows.width, 0, (out_stride - rows.width) * sizeof(Out));
   }
 }
@@ -154,7 +182,7 @@ TFC_INLINE void transposed_rows(const UnitRows& rows, int64_t first, int64_t las
         Native square[kSquare];
         for (int r = 0; r < kSquare; ++r) square[r] = block[r].part[part];
         transpose<Lane>(square);
-        for (int r = 0; r < kSquare; ++r, to += out_stride) std::memcpy(to, &square[r], sizeof(Native));
+        for (int r = 0; r < kSquare; ++r, to += out_stride) put_vector(to, square[r]);
       }
     }
   }
@@ -213,12 +241,14 @@ struct PairRow {
   float factor[2];
 
   static TFC_INLINE PairRow at(const UnitRows& rows, int64_t position) {
-    const UnitRow<BFloat16> row = UnitRow<BFloat16>::at(rows, position);
-    if (!row.x) return {};
+    const int64_t row = row_of(rows, position);
+    const UnitScale by = rows.scales[row];
+    if (!(by.scale > 0)) return {};
     uint64_t bits;
-    std::memcpy(&bits, &row.pre, sizeof(bits));
+    std::memcpy(&bits, &by.pre, sizeof(bits));
     const int exponent = (int)(bits >> 52) - 1023;
-    return {row.x, {power_of_two(exponent / 2), power_of_two(exponent - exponent / 2)}};
+    return {(const BFloat16*)rows.data + row * rows.stride,
+            {power_of_two(exponent / 2), power_of_two(exponent - exponent / 2)}};
   }
 
   // The lower half of a lane is the earlier entry; as a float it is the lane's upper half.
@@ -234,7 +264,7 @@ struct PairRow {
     Floats out;
     for (int i = 0; i < Floats::kParts; ++i) {
       NativeBits pairs;
-      std::memcpy(&pairs, from + 2 * i * Floats::kWidth, sizeof(pairs));
+      get_vector(pairs, from + 2 * i * Floats::kWidth);
       const NativeFloat even = (NativeFloat)(pairs << 16) * factor[0] * factor[1];
       const NativeFloat odd = (NativeFloat)(pairs & 0xffff0000u) * factor[0] * factor[1];
       out.part[i] = (NativeFloat)((NativeBits)even >> 16 | ((NativeBits)odd & 0xffff0000u));
@@ -269,8 +299,11 @@ TFC_INLINE void find_rows(const UnitRows& rows, int64_t first, int64_t last, Uni
 }
 
 template <typename T>
-void sum_unit_rows(const UnitRows& rows, int64_t first, int64_t last, double* sum) {
+void scale_and_sum(const UnitRows& rows, int64_t first, int64_t last, UnitScale* scales, double* sum) {
   for (int64_t i = first; i < last; i += kRowsAtOnce) {
+    for (int64_t p = i; p < last && p < i + kRowsAtOnce; ++p) {
+      scales[row_of(rows, p)] = unit_scale(row_at<T>(rows, p), rows.width);
+    }
     UnitRow<T> row[kRowsAtOnce];
     NextRow<T> next[kRowsAtOnce];
     find_rows(rows, i, last, row, next);
@@ -288,28 +321,25 @@ void sum_unit_rows(const UnitRows& rows, int64_t first, int64_t last, double* su
   }
 }
 
-template <typename T>
-void centred_squares(const UnitRows& rows, const double* direction, int64_t first, int64_t last,
-                     double* squares, double* along) {
-  for (int64_t i = first; i < last; i += kRowsAtOnce) {
-    UnitRow<T> row[kRowsAtOnce];
-    NextRow<T> next[kRowsAtOnce];
-    Doubles square[kRowsAtOnce], product[kRowsAtOnce];
-    find_rows(rows, i, last, row, next);
-    for (int r = 0; r < kRowsAtOnce; ++r) square[r] = product[r] = zeros<Doubles>();
+// kPacked: the rows go to `out`, too.
+template <typename T, typename Out, bool kPacked>
+void centred_rows(const UnitRows& rows, const RowMeasures& measures, int64_t first, int64_t last, Out* out,
+                  int64_t out_stride) {
+  for (int64_t i = first; i < last; ++i, out += out_stride) {
+    const auto row = UnitRow<T>::at(rows, i);
+    const auto next = NextRow<T>::at(rows, i + kRowsAtOnce, last);
+    Doubles square = zeros<Doubles>();
+    Doubles product = zeros<Doubles>();
     for (int64_t j = 0; j < rows.width; j += kLanes) {
-      const Doubles towards = widened_entries(direction, j, rows.width);
-      for (int r = 0; r < kRowsAtOnce; ++r) {
-        next[r].prefetch(j);
-        const Doubles value = row[r].entries(j, rows.width);
-        add_square(square[r], value);
-        add_product(product[r], towards, value);
-      }
+      next.prefetch(j);
+      const Doubles value = row.entries(j, rows.width);
+      add_square(square, value);
+      add_product(product, widened_entries(measures.direction, j, rows.width), value);
+      if (kPacked) store_entries(out + j, value, rows.width - j);
     }
-    for (int r = 0; r < kRowsAtOnce && i + r < last; ++r) {
-      squares[i + r] = total(square[r]);
-      along[i + r] = total(product[r]);
-    }
+    measures.squares[i] = total(square);
+    measures.along[i] = total(product);
+    if (kPacked) std::memset(out + rows.width, 0, (out_stride - rows.width) * sizeof(Out));
   }
 }
 

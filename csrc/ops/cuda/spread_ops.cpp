@@ -287,10 +287,9 @@ Spread spread_of(const Tensor& rows, const Scales& scales, const ValidRows& vali
   const LibraryProducts products;
   const DeviceClasses classes(rows, scales, valid);
   Spread spread;
-  spread.within = within_means(classes.on_host());
   if (valid.classes() > 1) spread.between = between_means(classes);
   spread.add_products(
-      rows.scalar_type() != at::kDouble,
+      rows.scalar_type() != at::kDouble, classes.on_host(),
       {[&](bool in_float) { return products_of(classes, in_float ? at::kFloat : at::kDouble); },
        [&] { return with_across(from_row_products(classes, at::kDouble), classes); }});
   return spread;
