@@ -1,4 +1,4 @@
-// Gates as bits. See gates.h. Included once per target, after simd.h.
+// Gates as bits. See gates.h. Included once per target, after elements.h.
 
 namespace tfc::cpu::TFC_TARGET {
 namespace {

@@ -1,4 +1,5 @@
 // Builds one target's table. A target file defines TFC_TARGET (its namespace) and includes this.
+#include "elements.h"
 #include "passes.h"
 #include "simd.h"
 

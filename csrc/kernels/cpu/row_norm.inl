@@ -1,5 +1,5 @@
 // The norm of a row whose squares under- or overflow where the fast loops add them. Included once per
-// target, after simd.h.
+// target, after elements.h.
 
 namespace tfc::cpu::TFC_TARGET {
 namespace {

@@ -239,30 +239,21 @@ TFC_INLINE void scan_block(const Block<T>& block, int64_t width, int32_t* gates,
     const int64_t stop = whole - j < kRun ? whole : j + kRun;
     Row sum_f[kRows], sum_g[kRows];
     for (int r = 0; r < kRows; ++r) sum_f[r] = sum_g[r] = zeros<Row>();
-    const auto scan = [&]<bool kOfFeature, bool kOfGradient>() __attribute__((always_inline)) {
-      for (int64_t i = j; i < stop; i += kLanes) {
-        Ints open = zeros<Ints>();
-        if (kOfFeature && kCounts && !first) open = load<int32_t, NativeInt>(gates + i);
-        for (int r = 0; r < kRows; ++r) {
-          if constexpr (kOfFeature) {
-            const Row f = read<T>(feature[r] + i);
-            if (kJob != Job::kCosine || fetched_by_scan(r)) fetch(block.ahead[0][r] + i);
-            if constexpr (kCounts) count_positive(open, f);
-            if constexpr (kCosines) add_square(sum_f[r], f);
-          }
-          if constexpr (kOfGradient) {
-            fetch(block.ahead[1][r] + i);
-            add_square(sum_g[r], read<T>(gradient[r] + i));
-          }
+    for (; j < stop; j += kLanes) {
+      Ints open = zeros<Ints>();
+      if (kCounts && !first) open = load<int32_t, NativeInt>(gates + j);
+      for (int r = 0; r < kRows; ++r) {
+        const Row f = read<T>(feature[r] + j);
+        if (kJob != Job::kCosine || fetched_by_scan(r)) fetch(block.ahead[0][r] + j);
+        if constexpr (kCounts) count_positive(open, f);
+        if constexpr (kCosines) add_square(sum_f[r], f);
+        if constexpr (kGradient) {
+          fetch(block.ahead[1][r] + j);
+          add_square(sum_g[r], read<T>(gradient[r] + j));
         }
-        if constexpr (kOfFeature && kCounts) store<int32_t, NativeInt>(gates + i, open);
       }
-    };
-    // Both at a time where their sums stay in registers.
-    constexpr bool kBoth = kGradient && Row::kParts == 1;
-    scan.template operator()<true, kBoth>();
-    if constexpr (kGradient && !kBoth) scan.template operator()<false, true>();
-    j = stop;
+      if constexpr (kCounts) store<int32_t, NativeInt>(gates + j, open);
+    }
     for (int r = 0; r < kRows; ++r) {
       if constexpr (kCosines) add_widened(wide_f[r], sum_f[r]);
       if constexpr (kGradient) add_widened(wide_g[r], sum_g[r]);

@@ -3,7 +3,7 @@
 #define TFC_TARGET x86_64_v4_vpopcntdq
 #include "../gates.h"
 #include "../passes.h"
-#include "../simd.h"
+#include "../elements.h"
 
 #include "../gates.inl"
 
