@@ -7,7 +7,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from tfc_fast import Probe, tap
 from tfc_fast.records import Records
@@ -162,17 +162,6 @@ def test_two_probes_on_one_module() -> None:
 def test_the_loss_must_be_one_number() -> None:
     with Probe(model()) as probe, pytest.raises(ValueError, match=r"loss: .* got shape \[3\]"):
         probe.step(loss=torch.ones(3))
-
-
-class Tuple(nn.Module):
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return x, x
-
-
-def test_a_module_with_several_outputs() -> None:
-    net = nn.Sequential(nn.Linear(3, 2), Tuple())
-    with Probe(net, sites="1"), pytest.raises(TypeError, match=r"site '1' \(Tuple\) returns tuple"):
-        net(torch.ones(2, 3))
 
 
 def test_tap_checks_what_it_is_given() -> None:

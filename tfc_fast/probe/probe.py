@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from tfc_fast import _extension
 from tfc_fast.phases import Event, EventDetector, EventKind
 from tfc_fast.phases.events import checked_kinds
+from tfc_fast.probe.description import Description, describe
 from tfc_fast.probe.outlet import Outlet
 from tfc_fast.probe.reductions import Reductions, SiteReductions
 from tfc_fast.probe.sites import Sites, SiteSelection
@@ -152,6 +153,10 @@ class Probe:
             raise TypeError(f"events: wanted an EventDetector, got {type(events).__name__}")
         self._selection = SiteSelection(sites)
         self._modules = self._selection.modules(model)
+        chosen = {id(module) for _, module in self._modules}
+        self._others = [
+            (name, module) for name, module in model.named_modules() if id(module) not in chosen
+        ]
         if max_sites is None:
             max_sites = len(self._modules) + 64
         elif _at_least_one("max_sites", max_sites) < len(self._modules):
@@ -313,6 +318,43 @@ class Probe:
             ValueError: On a GPU, an earlier batch was wrong, see `Probe`.
         """
         return self._outlet.history()
+
+    def describe(self) -> Description:
+        """What is watched, how large it is, and what is not watched and why.
+
+        Sizes are those of the step that was recorded last, so ask after a step. Brings all closed
+        steps to the history, as `history` does.
+
+        Returns:
+            `tfc_fast.probe.Description`, which prints as a table.
+
+        Raises:
+            ValueError: On a GPU, an earlier batch was wrong, see `Probe`.
+
+        Example:
+            >>> import torch
+            >>> model = torch.nn.Sequential(
+            ...     torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2), torch.nn.Tanh()
+            ... )
+            >>> with Probe(model) as probe:
+            ...     model(torch.randn(16, 4)).sum().backward()
+            ...     probe.step()
+            >>> print(probe.describe())
+            site  kind  rows are  rows x units  of all entries
+            1     ReLU  flatten   16 x 8        100.0 %
+            256 entries of features and gradients per step
+            <BLANKLINE>
+            not watched:
+              3  Tanh, not chosen by sites
+            <BLANKLINE>
+            Functions inside a forward, such as F.relu, are seen by tap(x, name) only.
+        """
+        return describe(
+            self._channel.kinds({name: type(module).__name__ for name, module in self._modules}),
+            self._channel.sizes(self._outlet.history()),
+            {watch.name: watch.unwatchable for watch in self._watches if watch.unwatchable},
+            self._others,
+        )
 
     def on(self, event: EventKind, callback: Callable[[Event], object]) -> None:
         """Call a function whenever an event is found in the records.

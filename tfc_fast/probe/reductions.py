@@ -12,8 +12,10 @@ Reduction: TypeAlias = Literal["flatten", "pool", "tokens"]
 Reductions: TypeAlias = "Reduction | Mapping[str, Reduction]"
 """One for all sites, or one for each glob over their names."""
 
-# The numbers by which the compiled part knows them.
-_NUMBERS: dict[str, int] = {name: number for number, name in enumerate(_extension._C.REDUCTIONS)}
+REDUCTIONS: tuple[str, ...] = tuple(_extension._C.REDUCTIONS)
+"""Their names, in the order of the numbers by which the compiled part knows them."""
+
+_NUMBERS: dict[str, int] = {name: number for number, name in enumerate(REDUCTIONS)}
 
 
 def reduction_number(name: object) -> int:

@@ -18,7 +18,9 @@ from torch import Tensor, nn
 
 from tfc_fast import _extension
 from tfc_fast._inputs import FLOAT_DTYPES
-from tfc_fast.probe.reductions import Reduction, SiteReductions, reduction_number
+from tfc_fast.probe.outputs import feature_at, feature_place, with_feature
+from tfc_fast.probe.reductions import REDUCTIONS, Reduction, SiteReductions, reduction_number
+from tfc_fast.records import Records
 
 _C = _extension._C
 
@@ -81,6 +83,20 @@ class Channel:
         self.recorder.use_sites(len(self.names))
         return len(self.names) - 1
 
+    def kinds(self, modules: dict[str, str]) -> list[tuple[str, str, str]]:
+        """Name, kind and reduction of each site; `modules`: classes of the modules by name."""
+        reductions = {watch.name: REDUCTIONS[watch.reduction] for watch in self.watches}
+        base_names = [(name, name.partition("#")[0]) for name in self.names]
+        return [(name, modules.get(base, "tap"), reductions[base]) for name, base in base_names]
+
+    def sizes(self, records: Records) -> dict[str, tuple[int, int]]:
+        """Rows in the last record of each site, and units."""
+        units = self.recorder.placement()[:, 1].tolist()
+        rows = dict(zip(records["site"].tolist(), records["n_rows"].tolist(), strict=True))
+        return {
+            name: (int(rows[name]), units[i]) for i, name in enumerate(self.names) if name in rows
+        }
+
     def watch(self, name: str) -> Watch:
         """A new watched place."""
         watch = Watch(self, name)
@@ -113,6 +129,20 @@ class Watch:
         self.reduction = channel.reductions.number(name)
         self.calls = 0
         self.rows = [channel.row(name)]
+        self.unwatchable: str | None = None  # why nothing is recorded here
+
+    def cannot_watch(self, out: object) -> None:
+        """The module has returned nothing that could be watched; warns of it the first time."""
+        if self.unwatchable is not None or torch.compiler.is_dynamo_compiling():
+            return
+        kind = f"a tensor of {out.dtype}" if isinstance(out, Tensor) else type(out).__name__
+        self.unwatchable = f"returns {kind}, in which there is no float tensor"
+        warnings.warn(
+            f"site '{self.name}' is not recorded: it {self.unwatchable}; watch a module inside it, "
+            "or use tap(x, name) on the tensor you mean",
+            RuntimeWarning,
+            stacklevel=2,
+        )
 
     def next_row(self) -> int:
         """The row for this call: `name`, then `name#1`, `name#2` and so on; -1: none left."""
@@ -200,12 +230,13 @@ def _watched_class(original: type[nn.Module]) -> type[nn.Module]:
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         out = original.forward(self, *args, **kwargs)
         watch: Watch = self.__dict__[_KEY]
-        if not isinstance(out, Tensor):
-            raise TypeError(
-                f"site '{watch.name}' ({original.__name__}) returns {type(out).__name__}, not one "
-                "tensor; watch a module inside it, or use tap(x, name) on the tensor you mean"
-            )
-        return watch.tap(out, watch.reduction)
+        place = feature_place(out)
+        if place is None:
+            watch.cannot_watch(out)
+            return out
+        feature = feature_at(out, place)
+        tapped = watch.tap(feature, watch.reduction)
+        return out if tapped is feature else with_feature(out, place, tapped)
 
     def reduce_ex(self: nn.Module, protocol: Any) -> tuple[Any, ...]:
         reduced = original.__reduce_ex__(self, protocol)
