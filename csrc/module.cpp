@@ -113,6 +113,7 @@ PYBIND11_MODULE(_C, m) {
       .def("take_error", &Recorder::take_error)
       .def("lost", &Recorder::lost)
       .def("discard_step", &Recorder::discard_step)
+      .def("take_step", &Recorder::take_step, py::arg("training"))
       .def("restore", &Recorder::restore, py::arg("step"), py::arg("units"), py::arg("placement"))
       .def("placement", &Recorder::placement)
       .def("has_recorded", &Recorder::has_recorded, py::arg("site"))

@@ -28,6 +28,22 @@ def watch_by_hand(model: nn.Module) -> dict[str, list[tuple[Tensor, Tensor]]]:
     return seen
 
 
+def features_by_hand(model: nn.Module) -> dict[str, list[Tensor]]:
+    """Features of every ReLU, per forward, by hooks."""
+    seen: dict[str, list[Tensor]] = {}
+
+    def remember(name: str) -> object:
+        def hook(_module: nn.Module, _inputs: object, output: Tensor) -> None:
+            seen.setdefault(name, []).append(output.detach().clone())
+
+        return hook
+
+    for name, module in model.named_modules():
+        if isinstance(module, nn.ReLU):
+            module.register_forward_hook(remember(name))
+    return seen
+
+
 def row(records: Records, index: int) -> dict[str, object]:
     return {name: records[name][index] for name in COLUMNS}
 

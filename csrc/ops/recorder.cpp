@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
+#include <cstddef>
 #include <limits>
 
 #include "../kernels/cpu/summary.h"
@@ -67,6 +68,13 @@ void Recorder::check_labels_given(const std::optional<at::Tensor>& labels) const
 void Recorder::check_loss(const at::Tensor& loss) {
   TORCH_CHECK_VALUE(loss.numel() == 1, "loss: wanted one number, got shape ", loss.sizes(),
                     "; give its mean");
+}
+
+void Recorder::take_step(const Recorder& training) {
+  constexpr int64_t kStepIndex = offsetof(StepHeader, step) / sizeof(double);
+  const auto step_of = [](const Recorder& recorder) { return recorder.sites[0].narrow(0, kStepIndex, 1); };
+  step_of(*this).copy_(step_of(training)).sub_(1);
+  units.set_(new_units(std::max(units.size(1), training.units.size(1))));
 }
 
 at::Tensor Recorder::new_units(int64_t capacity) const {

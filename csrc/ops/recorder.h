@@ -55,6 +55,10 @@ class Recorder {
   // Forgets what the open step has gathered (a step that failed half way).
   virtual void discard_step() = 0;
 
+  // For the recorder of evaluations: what comes next belongs to the last step that `training` has closed, no
+  // unit was seen before, and there is room for as many. Waits for nothing.
+  void take_step(const Recorder& training);
+
   // These wait for a device.
   int64_t step() const;  // steps closed so far
   void restore(int64_t step, const at::Tensor& units, const at::Tensor& placement);

@@ -11,7 +11,7 @@ import torch
 from by_hand import assert_record, row, watch_by_hand
 from torch import Tensor, nn
 
-from tfc_fast import Probe, tap
+from tfc_fast import Probe
 
 
 def small_mlp(depth: int = 4, width: int = 24, *, inplace: bool = False) -> nn.Sequential:
@@ -112,82 +112,3 @@ def test_every_records_the_first_step_and_each_kth_after(rng: np.random.Generato
             loss.backward()
             probe.step(loss=loss)
     assert probe.history()["step"].tolist() == [1, 4, 7]
-
-
-def test_a_module_used_twice_gives_two_sites(rng: np.random.Generator) -> None:
-    class Twice(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.first, self.second = nn.Linear(12, 8), nn.Linear(8, 6)
-            self.act = nn.ReLU()
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.act(self.second(self.act(self.first(x))))
-
-    model = Twice()
-    with Probe(model, num_classes=5) as probe:
-        for _ in range(3):
-            x, y = random_batch(rng, 20)
-            probe.batch(labels=y)
-            hidden = model.first(x).relu()
-            expected = [hidden, model.second(hidden).relu()]
-            model(x).square().sum().backward()
-            probe.step()
-    history = probe.history()
-    assert history["site"].tolist() == ["act", "act#1"] * 3
-    for index in (0, 1):
-        wanted = reference.mean_cosine(expected[index].detach(), y)
-        np.testing.assert_allclose(
-            history["feature_cos_between"][4 + index], wanted.between, atol=1e-6
-        )
-
-
-def test_tap_and_other_modules_are_recorded(rng: np.random.Generator) -> None:
-    class Net(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.body, self.head = nn.Linear(12, 7), nn.Linear(7, 5)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.head(tap(torch.tanh(self.body(x)), "squash"))
-
-    model = Net()
-    x, y = random_batch(rng, 25)
-    grads: list[Tensor] = []
-    model.head.register_forward_pre_hook(
-        lambda _module, inputs: inputs[0].register_hook(grads.append) and None
-    )
-    with Probe(model, sites="bo*", num_classes=5) as probe:
-        probe.batch(labels=y)
-        loss_of(model, x, y).backward()
-        probe.step()
-    history = probe.history()
-    assert history["site"].tolist() == ["body", "squash"]
-    body = model.body(x).detach()
-    squash_grad = grads[0]
-    body_grad = squash_grad * (1 - torch.tanh(body) ** 2)
-    # Values of both signs: a gate is open where the value is positive.
-    expected = (
-        reference.site_record(body, body_grad, y),
-        reference.site_record(torch.tanh(body), squash_grad, y),
-    )
-    for index in (0, 1):
-        assert_record(row(history, index), expected[index])
-
-
-def test_a_predicate_is_asked_about_taps(rng: np.random.Generator) -> None:
-    class Net(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.body = nn.Linear(12, 7)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return tap(tap(self.body(x), "wanted"), "unwanted")
-
-    model = Net()
-    x, _ = random_batch(rng, 6)
-    with Probe(model, sites=lambda name, _module: name in ("body", "wanted")) as probe:
-        model(x).sum().backward()
-        probe.step()
-    assert probe.history()["site"].tolist() == ["body", "wanted"]
-    assert tap(x, "nobody listens") is x

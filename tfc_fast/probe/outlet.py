@@ -29,6 +29,8 @@ class Outlet:
         history_records: Records that the history keeps, None for all.
         detector: What finds events; it runs only once somebody wants to hear of them.
         stop_on: Events that set `stop_event`.
+        unmeasured: Columns that are blanked: NaN, and 0 for counts.
+        silence: What to warn of, once, when a step has no record.
     """
 
     def __init__(
@@ -39,6 +41,9 @@ class Outlet:
         history_records: int | None,
         detector: EventDetector,
         stop_on: Sequence[EventKind],
+        unmeasured: Sequence[str] = (),
+        silence: str = "no watched site took part in a backward pass; is the probe attached to the "
+        "model that is trained, and before its forward?",
     ) -> None:
         self._recorder = recorder
         self._names = names
@@ -48,7 +53,8 @@ class Outlet:
         self._detector = detector
         self._callbacks: list[tuple[EventKind, Callable[[Event], object]]] = []
         self._stop_on = tuple(stop_on)
-        self._warned_of_silence = False
+        self._unmeasured = tuple(unmeasured)
+        self._silence: str | None = silence
         self._lost = 0
         self.stop_event: Event | None = None
 
@@ -104,6 +110,8 @@ class Outlet:
         if len(records["step"]) == 0:
             self._warn_of_silence()
             return
+        for name in self._unmeasured:
+            records[name][:] = 0 if name in COUNT_COLUMNS else np.nan
         self._history.write(records)
         for_each([*(_writer(sink, records) for sink in self._sinks), lambda: self._tell(records)])
 
@@ -118,15 +126,10 @@ class Outlet:
         for_each(calls)
 
     def _warn_of_silence(self) -> None:
-        if self._warned_of_silence:
+        if self._silence is None:
             return
-        self._warned_of_silence = True
-        warnings.warn(
-            "no watched site took part in a backward pass; is the probe attached to the model "
-            "that is trained, and before its forward?",
-            RuntimeWarning,
-            stacklevel=5,
-        )
+        warnings.warn(self._silence, RuntimeWarning, stacklevel=5)
+        self._silence = None
 
     def _warn_of_lost_steps(self) -> None:
         lost = self._recorder.lost()

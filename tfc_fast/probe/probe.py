@@ -14,7 +14,8 @@ from tfc_fast import _extension
 from tfc_fast.phases import Event, EventDetector, EventKind
 from tfc_fast.phases.events import checked_kinds
 from tfc_fast.probe.description import Description, describe
-from tfc_fast.probe.outlet import Outlet
+from tfc_fast.probe.evaluation import Evaluation, Split, is_evaluation
+from tfc_fast.probe.outlet import Outlet, for_each
 from tfc_fast.probe.reductions import Reductions, SiteReductions
 from tfc_fast.probe.sites import Sites, SiteSelection
 from tfc_fast.probe.watch import (
@@ -81,6 +82,8 @@ class Probe:
         sinks: Where records go, besides the history in memory: objects with the methods of
             `tfc_fast.records.Sink`, such as `tfc_fast.sinks.ParquetSink`. They get records in
             batches, many steps at a time.
+        eval_sinks: The same for the records of evaluations, see `step`; the history has those under
+            `history(split="eval")`.
         capacity: Steps that the recorder holds; sinks are served every `capacity / 2` steps.
         history_records: Records that `history` keeps (the oldest steps are dropped), None for all.
         max_sites: Most sites there may be, counting taps and repeated calls of one module;
@@ -125,6 +128,7 @@ class Probe:
         window: int = 100,
         reduction: Reductions = "flatten",
         sinks: Sequence[Sink] = (),
+        eval_sinks: Sequence[Sink] = (),
         capacity: int = 256,
         history_records: int | None = 100_000,
         max_sites: int | None = None,
@@ -142,7 +146,7 @@ class Probe:
         _at_least_one("capacity", capacity)
         if history_records is not None:
             _at_least_one("history_records", history_records)
-        for sink in sinks:
+        for sink in (*sinks, *eval_sinks):
             if not isinstance(sink, Sink):
                 raise TypeError(
                     f"sinks: {type(sink).__name__} lacks one of write, flush, close "
@@ -178,6 +182,10 @@ class Probe:
             labelled=self._num_classes is not None,
             reductions=reductions,
         )
+        self._evaluation = Evaluation(
+            self._recorder, self._channel.names, eval_sinks, history_records
+        )
+        self._channel.evaluation = self._evaluation
         self._watches = [self._channel.watch(name) for name, _ in self._modules]
         self._taps = Taps(self._channel, self._selection.takes_tap)
         self._outlet = Outlet(
@@ -232,6 +240,7 @@ class Probe:
             stop_watching(module)
         detach_taps(self._taps)
         self._recorder.discard_step()
+        self._evaluation.discard()
         self._attached = False
 
     def __enter__(self) -> Probe:
@@ -248,6 +257,9 @@ class Probe:
 
     def batch(self, labels: Tensor | np.ndarray | None = None) -> None:
         """Announce a micro-batch: call it once for each forward and backward, before backward.
+
+        Where gradients are off (`torch.no_grad`, `inference_mode`) it announces a batch of an
+        evaluation: the next forward is measured, and `step(split="eval")` makes records of it.
 
         Args:
             labels: Class of each sample, integer `[n]`, on any device; needed when the probe has
@@ -266,23 +278,41 @@ class Probe:
             if not isinstance(labels, np.ndarray):
                 raise TypeError(f"labels: wanted a tensor or array, got {type(labels).__name__}")
             labels = torch.as_tensor(labels)
-        self._recorder.begin_batch(labels)
-        self._channel.begin_forward()
+        if torch.is_grad_enabled():
+            self._evaluation.measuring = False
+            self._recorder.begin_batch(labels)
+            self._channel.begin_forward()
+        else:
+            self._evaluation.begin_batch(labels)
+            self._channel.begin_evaluation()
 
-    def step(self, loss: Tensor | float | None = None) -> None:
+    def step(self, loss: Tensor | float | None = None, *, split: Split = "train") -> None:
         """Close the iteration: call it after the last backward of a step.
+
+        `step(split="eval")` closes an evaluation instead, of one or more batches that were
+        announced and went forward where gradients are off. Its records have the number of the last
+        training step, and columns of features and gates only; those of gradients and
+        `dead_window_frac` are NaN. They go to `history(split="eval")` and to `eval_sinks`, and
+        nothing of the training's records, windows and events is changed. What was measured and not
+        asked for is forgotten in the next training step.
 
         Args:
             loss: The step's loss, for the column `loss`: a tensor of one element or a number. A
                 tensor on the GPU of the model is read there, without a wait.
+            split: `"train"` or `"eval"`.
 
         Raises:
             RuntimeError: The probe is not attached.
-            ValueError: `loss` has more than one element; or, on a GPU, an earlier batch was wrong.
+            ValueError: `loss` has more than one element; there is no such split, or nothing was
+                measured for it; or, on a GPU, an earlier batch was wrong.
             OSError: A sink could not store its records; they are kept and tried again next time.
         """
         if not self._attached:
             raise self._not_attached("step")
+        if is_evaluation(split):
+            self._evaluation.end(loss)
+            return
+        self._evaluation.discard()
         due = self._recorder.end_step(loss)
         if (
             self._num_classes is None
@@ -298,15 +328,18 @@ class Probe:
             ValueError: On a GPU, an earlier batch was wrong, see `Probe`.
             OSError: A sink could not store its records.
         """
-        self._outlet.flush()
+        for_each([self._outlet.flush, self._evaluation.flush])
 
     def close(self) -> None:
         """Detach, flush, and close the sinks."""
         self.detach()
-        self._outlet.close()
+        for_each([self._outlet.close, self._evaluation.close])
 
-    def history(self) -> Records:
+    def history(self, *, split: Split = "train") -> Records:
         """All records in memory: one numpy array per column, equally long.
+
+        Args:
+            split: `"train"`, or `"eval"` for those of evaluations, see `step`.
 
         Returns:
             `tfc_fast.records.Records`: row i is one (step, site); steps ascend, and within a step
@@ -317,7 +350,7 @@ class Probe:
         Raises:
             ValueError: On a GPU, an earlier batch was wrong, see `Probe`.
         """
-        return self._outlet.history()
+        return (self._evaluation if is_evaluation(split) else self._outlet).history()
 
     def describe(self) -> Description:
         """What is watched, how large it is, and what is not watched and why.
@@ -463,6 +496,7 @@ class Probe:
             self._channel.row(name)
         self._channel.begin_forward()
         self._outlet.restart(state.get("events"))
+        self._evaluation.restart()
 
     def _not_attached(self, method: str) -> RuntimeError:
         return RuntimeError(

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from tfc_fast import _extension
 from tfc_fast._inputs import FLOAT_DTYPES
+from tfc_fast.probe.evaluation import Evaluation
 from tfc_fast.probe.outputs import feature_at, feature_place, with_feature
 from tfc_fast.probe.reductions import REDUCTIONS, Reduction, SiteReductions, reduction_number
 from tfc_fast.records import Records
@@ -53,6 +54,7 @@ class Channel:
         self.labelled = labelled
         self.reductions = reductions
         self.names: list[str] = []
+        self.evaluation: Evaluation | None = None
         self.watches: list[Watch] = []
         self.warned_of_full = False
         self.sites = recorder.sites
@@ -108,6 +110,11 @@ class Channel:
         for watch in self.watches:
             watch.calls = 0
 
+    def begin_evaluation(self) -> None:
+        """The same of calls in an evaluation."""
+        for watch in self.watches:
+            watch.evaluation_calls = 0
+
     def begin_unannounced_batch(self) -> None:
         """A forward has begun after a backward, and nobody has called `Probe.batch`."""
         if self.labelled:
@@ -128,6 +135,7 @@ class Watch:
         self.name = name
         self.reduction = channel.reductions.number(name)
         self.calls = 0
+        self.evaluation_calls = 0
         self.rows = [channel.row(name)]
         self.unwatchable: str | None = None  # why nothing is recorded here
 
@@ -162,9 +170,35 @@ class Watch:
         self.calls = call + 1
         return self.rows[call]
 
+    def evaluate(self, x: Tensor, reduction: int) -> None:
+        """Measure `x`, the result of a forward without gradients, if that was asked for.
+
+        Calls in one forward of which the training has not seen as many are left out: they are more
+        likely those of a forward that was not announced, and the sites stay those of the training.
+        """
+        evaluation = self.channel.evaluation
+        if evaluation is None or not evaluation.measuring or torch.is_grad_enabled():
+            return
+        call = self.evaluation_calls
+        if call >= len(self.rows):
+            return
+        self.evaluation_calls = call + 1
+        # There is no gradient: the feature stands in for it, and its columns are blanked.
+        torch.ops.tfc_fast.tap_backward.default(
+            x,
+            x,
+            evaluation.order,
+            evaluation.class_ptr,
+            evaluation.sites,
+            evaluation.units,
+            self.rows[call],
+            reduction,
+        )
+
     def tap(self, x: Tensor, reduction: int) -> Tensor:
         """`x` itself, whose gradient is recorded on its way back."""
         if not (torch.is_grad_enabled() and x.requires_grad):
+            self.evaluate(x, reduction)
             return x
         row = self.next_row()
         if row < 0:
@@ -196,9 +230,11 @@ def _relu_forward(self: nn.ReLU, input: Tensor) -> Tensor:
     a call in Python costs a microsecond.
     """
     inplace = self.inplace
-    if not (input.requires_grad and torch.is_grad_enabled()):
-        return F.relu(input, inplace=inplace)
     watch: Watch = self.__dict__[_KEY]
+    if not (input.requires_grad and torch.is_grad_enabled()):
+        result = F.relu(input, inplace=inplace)
+        watch.evaluate(result, watch.reduction)
+        return result
     row = watch.next_row()
     if row < 0:
         return F.relu(input, inplace=inplace)
