@@ -117,10 +117,12 @@ PYBIND11_MODULE(_C, m) {
       .def("restore", &Recorder::restore, py::arg("step"), py::arg("units"), py::arg("placement"))
       .def("placement", &Recorder::placement)
       .def("has_recorded", &Recorder::has_recorded, py::arg("site"))
-      .def("overhead",
+      .def("record_every", &Recorder::record_every, py::arg("every"))
+      .def("costs",
            [](const Recorder& r) {
-             const auto o = r.overhead();
-             return py::make_tuple(o.probe_seconds, o.step_seconds, o.steps);
+             const auto c = r.costs();
+             return py::make_tuple(c.recorded_seconds, c.skipped_seconds, c.plain_seconds, c.step_seconds,
+                                   c.recorded_steps, c.skipped_steps);
            })
       .def_property_readonly("step", &Recorder::step)
       .def_readonly("sites", &Recorder::sites)

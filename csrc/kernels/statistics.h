@@ -40,7 +40,7 @@ struct BatchSums {
   double labelled = 0;      // 0: no labels, so within and between are not measured
   double last_batch = 0;    // number of the micro-batch seen last
   double units_begin = -1;  // where the site's units start in the window buffer; -1: not placed
-  double nanoseconds = 0;   // time in the kernel
+  double nanoseconds = 0;   // time in the kernel; in a step that is not recorded, in ReLU's own
   CosineSums feature;
   CosineSums gradient;
   GateSums gates;
@@ -71,7 +71,7 @@ constexpr double kWrongLabels = -2;  // one was out of range, which is a fault a
 
 // Row 0 of that tensor.
 struct StepHeader {
-  double enabled;          // 0: kernels leave sites alone in this step
+  double enabled;          // 0: kernels leave sites alone in this step, but for their time
   double step;             // number of the step being recorded
   double batch;            // micro-batches begun so far
   double batch_rows;       // labels given for the current micro-batch, or kNoLabels, kWrongLabels

@@ -35,13 +35,15 @@ struct Recording {
   UnitHistory units;
 };
 
+BatchSums& site_of(Tensor& sites, int64_t site) {
+  return *reinterpret_cast<BatchSums*>(sites.mutable_data_ptr<double>() + (1 + site) * kSiteDoubles);
+}
+
 // Places the site's units in the window buffer when it is seen for the first time. A site that finds
 // no room is recorded without them; the recorder makes room between steps.
 Recording open_recording(Tensor& sites, Tensor& units, int64_t site, int64_t width) {
-  double* rows = sites.mutable_data_ptr<double>();
-  Recording recording{*reinterpret_cast<StepHeader*>(rows),
-                      *reinterpret_cast<BatchSums*>(rows + (1 + site) * kSiteDoubles),
-                      {}};
+  Recording recording{
+      *reinterpret_cast<StepHeader*>(sites.mutable_data_ptr<double>()), site_of(sites, site), {}};
   StepHeader& header = recording.header;
   BatchSums& sums = recording.site;
   TORCH_CHECK_VALUE(sums.units_begin < 0 || sums.width == width,
@@ -105,7 +107,12 @@ Tensor relu_probe_backward_cpu(const Tensor& grad, const Tensor& result, const T
                                int64_t reduction) {
   const RowReduction rows =
       checked_reduction(grad, result, sites, units, site, reduction, "relu_probe_backward");
-  if (!is_enabled(sites)) return at::threshold_backward(grad, result, 0);
+  if (!is_enabled(sites)) {
+    const Clock clock;
+    Tensor grad_in = at::threshold_backward(grad, result, 0);
+    site_of(sites, site).nanoseconds += clock.nanoseconds();
+    return grad_in;
+  }
   if (!can_fuse(grad, result, rows)) {
     tap_backward_cpu(grad, result, order, class_ptr, sites, units, site, reduction);
     return at::threshold_backward(grad, result, 0);

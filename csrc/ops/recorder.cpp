@@ -10,6 +10,7 @@
 #include <chrono>
 #include <cstddef>
 #include <limits>
+#include <utility>
 
 #include "../kernels/cpu/summary.h"
 #include "measure.h"
@@ -39,7 +40,8 @@ Recorder::Recorder(const RecorderShape& shape, c10::Device device)
                      at::TensorOptions(device).dtype(at::kInt))),
       order(at::zeros({shape.num_classes > 0 ? 1 : 0}, at::TensorOptions(device).dtype(at::kLong))),
       class_ptr(at::zeros({shape.num_classes > 0 ? shape.num_classes + 1 : 0},
-                          at::TensorOptions(device).dtype(at::kLong))) {}
+                          at::TensorOptions(device).dtype(at::kLong))),
+      every_(shape.every) {}
 
 // On the host: the first step is recorded, no site has a place.
 at::Tensor Recorder::first_sites() const {
@@ -87,14 +89,19 @@ int64_t Recorder::now() {
       .count();
 }
 
-void Recorder::count_step(int64_t start) {
+void Recorder::record_every(int64_t every) {
+  TORCH_CHECK_VALUE(every >= 1, "every: wanted at least 1, got ", every);
+  every_ = every;
+}
+
+void Recorder::count_step(int64_t start, bool recorded) {
   const int64_t end = now();
-  count_probe_time(static_cast<double>(end - start));
+  count_probe_time(static_cast<double>(end - start), recorded);
   if (last_end_ != 0) {
-    overhead_.step_seconds += static_cast<double>(end - last_end_) * 1e-9;
-    overhead_.steps += 1;
+    costs_.step_seconds += static_cast<double>(end - last_end_) * 1e-9;
+    (recorded ? costs_.recorded_steps : costs_.skipped_steps) += 1;
   } else {
-    overhead_.probe_seconds = 0;  // the first step has no beginning to measure from
+    costs_ = {};  // the first step has no beginning to measure from
   }
   last_end_ = end;
 }
@@ -138,7 +145,7 @@ void Recorder::restore(int64_t step, const at::Tensor& saved_units, const at::Te
   }
   StepHeader& header = header_of(restored);
   header.step = static_cast<double>(step + 1);
-  header.enabled = step % shape_.every == 0;
+  header.enabled = step % every_ == 0;
   header.units_used = static_cast<double>(used);
   units.set_(saved_units.to(units.device(), at::kInt, /*non_blocking=*/false, /*copy=*/true).contiguous());
   sites.copy_(restored);
@@ -211,7 +218,7 @@ void HostRecorder::begin_batch(const std::optional<at::Tensor>& labels) {
     header().batch_rows = static_cast<double>(wide.numel());
   }
   header().batch += 1;
-  count_probe_time(static_cast<double>(now() - start));
+  count_probe_time(static_cast<double>(now() - start), header().enabled != 0);
 }
 
 bool HostRecorder::end_step(const std::optional<at::Tensor>& loss) {
@@ -224,7 +231,8 @@ bool HostRecorder::end_step(const std::optional<at::Tensor>& loss) {
 bool HostRecorder::end_step(double loss) {
   const int64_t start = now();
   StepHeader& head = header();
-  if (head.enabled != 0) {
+  const bool recorded = head.enabled != 0;
+  if (recorded) {
     TORCH_CHECK(used_ < shape().capacity, "the ring of ", shape().capacity,
                 " steps is full: drain() was not called");
     double* row = ring_.mutable_data_ptr<double>() + used_ * shape().num_sites * kColumns;
@@ -246,12 +254,14 @@ bool HostRecorder::end_step(double loss) {
     ring_step_[used_] = static_cast<int64_t>(head.step);
     ring_loss_[used_] = loss;
     ++used_;
-    count_probe_time(kernel_nanoseconds);
+    count_probe_time(kernel_nanoseconds, recorded);
+  } else {
+    for (int64_t i = 0; i < active(); ++i) count_plain_time(std::exchange(site(i).nanoseconds, 0));
   }
-  head.enabled = static_cast<int64_t>(head.step) % shape().every == 0;  // step numbers start at 1
+  head.enabled = static_cast<int64_t>(head.step) % every() == 0;  // step numbers start at 1
   head.step += 1;
   head.batch_rows = kNoLabels;
-  count_step(start);
+  count_step(start, recorded);
   make_room();
   return 2 * used_ >= shape().capacity;
 }

@@ -59,20 +59,26 @@ class Recorder {
   // unit was seen before, and there is room for as many. Waits for nothing.
   void take_step(const Recorder& training);
 
+  // From the next step on, records each step whose number is 1 more than a multiple of `every`. A graph keeps
+  // what was true when it was captured.
+  void record_every(int64_t every);
+
   // These wait for a device.
   int64_t step() const;  // steps closed so far
   void restore(int64_t step, const at::Tensor& units, const at::Tensor& placement);
   // Per site: where its units begin (-1: nowhere) and how many they are, int64 [sites, 2].
   at::Tensor placement() const;
 
-  struct Overhead {
-    // begin_batch and end_step on the host; on the CPU also the backward kernels, with ReLU's own work in
-    // them.
-    double probe_seconds;
-    double step_seconds;  // between the ends of steps
-    int64_t steps;
+  // Since the end of the first step.
+  struct Costs {
+    // begin_batch and end_step on the host; on the CPU, where a step is recorded, also the backward kernels,
+    // with ReLU's own work in them.
+    double recorded_seconds, skipped_seconds;
+    double plain_seconds;  // on the CPU: ReLU's own work in steps that were skipped
+    double step_seconds;   // between the ends of steps
+    int64_t recorded_steps, skipped_steps;
   };
-  Overhead overhead() const { return overhead_; }
+  Costs costs() const { return costs_; }
 
  private:
   const RecorderShape shape_;
@@ -86,6 +92,7 @@ class Recorder {
   Recorder(const RecorderShape& shape, c10::Device device);
 
   const RecorderShape& shape() const { return shape_; }
+  int64_t every() const { return every_; }
   int64_t active() const { return active_; }  // sites in use
 
   // Throws unless labels are there and are whole numbers [n].
@@ -98,15 +105,19 @@ class Recorder {
   virtual void restart(int64_t step, const at::Tensor& placement) = 0;
 
   static int64_t now();  // ns
-  void count_probe_time(double nanoseconds) { overhead_.probe_seconds += nanoseconds * 1e-9; }
+  void count_probe_time(double nanoseconds, bool recorded) {
+    (recorded ? costs_.recorded_seconds : costs_.skipped_seconds) += nanoseconds * 1e-9;
+  }
+  void count_plain_time(double nanoseconds) { costs_.plain_seconds += nanoseconds * 1e-9; }
   // end_step, begun at `start`, is done.
-  void count_step(int64_t start);
+  void count_step(int64_t start, bool recorded);
 
  private:
   at::Tensor first_sites() const;
 
   int64_t active_ = 0;
-  Overhead overhead_{0, 0, 0};
+  int64_t every_;
+  Costs costs_{};
   int64_t last_end_ = 0;  // clock at the end of the last step, ns; 0: none
 };
 

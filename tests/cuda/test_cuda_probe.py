@@ -232,3 +232,85 @@ def test_compiled_model(model: nn.Module, batches: Iterator[tuple[Tensor, Tensor
     history = probe.history()
     assert len(set(history["step"].tolist())) == 5
     assert not np.isnan(history["grad_cos_between"]).any()
+
+
+@pytest.mark.parametrize("without_gradients", [torch.no_grad, torch.inference_mode])
+def test_evaluation(
+    model: nn.Module,
+    batches: Iterator[tuple[Tensor, Tensor]],
+    without_gradients: Callable[[], torch.no_grad],
+) -> None:
+    (x, y), held_out = next(batches), [next(batches) for _ in range(3)]
+    with Probe(model, num_classes=CLASSES) as probe:
+        training = Training(model, probe)
+        for _ in range(3):
+            training.step(x, y)
+        features: dict[str, list[Tensor]] = {name: [] for name in probe.sites}
+        for name, module in model.named_modules():
+            if name in features:
+                module.register_forward_hook(
+                    lambda _module, _inputs, output, name=name: features[name].append(output)
+                )
+        torch.cuda.synchronize()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            with without_gradients():
+                for x, y in held_out:
+                    probe.batch(labels=y)
+                    loss = cross_entropy(model(x), y)
+                probe.step(loss=loss, split="eval")
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    records = probe.history(split="eval")
+    assert records["step"].tolist() == [3] * len(probe.sites)
+    assert set(probe.history()["step"].tolist()) == {1, 2, 3}
+    labels = [y.cpu() for _, y in held_out]
+    for index, name in enumerate(probe.sites):
+        rows = [feature.detach().cpu().clone() for feature in features[name]]
+        expected = reference.site_record(rows, rows, labels)
+        assert np.isnan(records["grad_cos_all"][index])
+        assert records["n_rows"][index] == 3 * ROWS
+        for column in ("feature_cos_within", "feature_cos_between", "gate_agreement_between"):
+            assert records[column][index] == pytest.approx(expected[column], abs=1e-6)
+
+
+def test_a_budget_measures_without_waiting(
+    model: nn.Module, batches: Iterator[tuple[Tensor, Tensor]]
+) -> None:
+    drawn = [next(batches) for _ in range(200)]
+    with Probe(model, num_classes=CLASSES, budget=0.5) as probe:
+        training = Training(model, probe)
+        for x, y in drawn[:5]:
+            training.step(x, y)
+        torch.cuda.synchronize()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            for x, y in drawn[5:]:
+                training.step(x, y)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    assert probe.every >= 1
+    overhead = probe.overhead()
+    assert overhead.steps == 199
+    assert overhead.microseconds_per_step >= 0
+
+
+def test_a_graph_finds_the_buffers_where_they_were(
+    model: nn.Module, batches: Iterator[tuple[Tensor, Tensor]]
+) -> None:
+    """What a captured step writes stays in its place, and a replay allocates nothing."""
+    static = next(batches)
+    with Probe(model, num_classes=CLASSES) as probe:
+        replay, _ = captured(Training(model, probe), static)
+        replay()
+        probe.flush()
+        recorder = probe._recorder
+        state = (recorder.sites, recorder.units, recorder.order, recorder.class_ptr)
+        places = [tensor.data_ptr() for tensor in state]
+        before = torch.cuda.memory_stats()["allocation.all.allocated"]
+        for _ in range(5):
+            replay()
+        assert torch.cuda.memory_stats()["allocation.all.allocated"] == before
+        probe.flush()
+        assert [tensor.data_ptr() for tensor in state] == places
+    assert sorted(set(probe.history()["step"].tolist())) == list(range(1, 3 + 1 + 5 + 1))

@@ -6,7 +6,8 @@ the feature, `description.py` what is watched and what is not.
 """
 
 from tfc_fast.probe.description import Description, SiteDescription
-from tfc_fast.probe.probe import Overhead, Probe
+from tfc_fast.probe.overhead import Overhead
+from tfc_fast.probe.probe import Probe
 from tfc_fast.probe.sites import Sites
 from tfc_fast.probe.watch import tap
 

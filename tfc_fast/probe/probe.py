@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from time import perf_counter
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,9 +14,11 @@ from torch import Tensor, nn
 from tfc_fast import _extension
 from tfc_fast.phases import Event, EventDetector, EventKind
 from tfc_fast.phases.events import checked_kinds
+from tfc_fast.probe.budget import checked_share, make_budget
 from tfc_fast.probe.description import Description, describe
 from tfc_fast.probe.evaluation import Evaluation, Split, is_evaluation
 from tfc_fast.probe.outlet import Outlet, for_each
+from tfc_fast.probe.overhead import Overhead, measured_overhead
 from tfc_fast.probe.reductions import Reductions, SiteReductions
 from tfc_fast.probe.sites import Sites, SiteSelection
 from tfc_fast.probe.watch import (
@@ -31,14 +34,6 @@ from tfc_fast.records import Records, Sink
 _C = _extension._C
 
 _UNITS_PER_SITE = 4096
-
-
-class Overhead(NamedTuple):
-    """What the probe cost, from its own clock; see `Probe.overhead`."""
-
-    microseconds_per_step: float
-    percent_of_step: float
-    steps: int
 
 
 class Probe:
@@ -72,6 +67,10 @@ class Probe:
         num_classes: Number of classes. With it, labels must be given to `batch`; without it, the
             statistics within and between classes are NaN and `batch` is optional.
         every: Record every `every`-th step: steps 1, 1 + every, …
+        budget: Share of the time of a step that the probe may take, such as 0.01. It measures what
+            it takes and chooses `every` accordingly, no less than the one given; if recording every
+            64th step is too much still, it leaves half of the sites out, and again. Captured graphs
+            stay as they were captured.
         window: Steps that `dead_window_frac` looks back over.
         reduction: What the rows of a feature and its gradient are, which are compared. `"flatten"`:
             samples, `[n, ...]` to `[n, d]`. `"pool"`: samples by their mean over all positions,
@@ -125,6 +124,7 @@ class Probe:
         *,
         num_classes: int | None = None,
         every: int = 1,
+        budget: float | None = None,
         window: int = 100,
         reduction: Reductions = "flatten",
         sinks: Sequence[Sink] = (),
@@ -140,8 +140,9 @@ class Probe:
         self._num_classes = (
             None if num_classes is None else _at_least_one("num_classes", num_classes)
         )
-        self._every = _at_least_one("every", every)
+        _at_least_one("every", every)
         _at_least_one("window", window)
+        share = None if budget is None else checked_share(budget)
         reductions = SiteReductions(reduction)
         _at_least_one("capacity", capacity)
         if history_records is not None:
@@ -172,7 +173,7 @@ class Probe:
             num_classes=self._num_classes or 0,
             capacity=capacity,
             window=window,
-            every=self._every,
+            every=every,
             units=_UNITS_PER_SITE * max(1, len(self._modules)),
             device=_device_of(model),
         )
@@ -196,7 +197,25 @@ class Probe:
             events or EventDetector(window=window),
             stop_on,
         )
+        self._drain_seconds = 0.0
+        self._every = every
+        self._budget = (
+            None
+            if share is None
+            else make_budget(
+                share,
+                every,
+                self._recorder,
+                lambda: self._drain_seconds,
+                self._channel.leave_out_half,
+            )
+        )
         self._attached = False
+
+    @property
+    def every(self) -> int:
+        """Each `every`-th step is recorded now; constant unless the probe has a budget."""
+        return self._every if self._budget is None else self._budget.every
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -319,7 +338,11 @@ class Probe:
         ):  # else `batch` does it, which must come before the next forward
             self._channel.begin_forward()
         if due:
+            start = perf_counter()
             self._outlet.drain(wait=False)
+            self._drain_seconds += perf_counter() - start
+        if self._budget is not None:
+            self._budget.step_ended()
 
     def flush(self) -> None:
         """Bring all closed steps to the history and the sinks, and let the sinks store them.
@@ -441,19 +464,17 @@ class Probe:
         """What the probe cost per step, measured by its own clock since it was made.
 
         Counted are `batch`, `step` and the backward kernels of all sites. These kernels do the
-        work of ReLU's own backward too, which is counted with them, so the figures are upper
-        bounds; `tfc-fast bench overhead` compares with training without a probe. On a GPU only the
-        host's time in `batch` and `step` is known without waiting: how long kernels take there is
-        for a profiler to say.
+        work of ReLU's own backward, too. If some steps are not recorded (`every`, `budget`), it is
+        measured in those and taken off; else the figures are upper bounds. `tfc-fast bench
+        overhead` compares with training without a probe. On a GPU only the host's time in `batch`
+        and `step` is known without waiting; with a `budget` it is what recorded steps take more
+        there than others, by events on the stream.
 
         Returns:
             `Overhead`: microseconds per step, per cent of the time between the ends of steps, and
             the number of steps measured. NaN before the second step.
         """
-        probe, total, steps = self._recorder.overhead()
-        if steps == 0:
-            return Overhead(float("nan"), float("nan"), 0)
-        return Overhead(1e6 * probe / steps, 100.0 * probe / total, steps)
+        return measured_overhead(self._recorder, self._drain_seconds, self._budget)
 
     def state_dict(self) -> dict[str, Any]:
         """The step counter and the windows of unit activity, to go on after an interruption.
@@ -497,6 +518,8 @@ class Probe:
         self._channel.begin_forward()
         self._outlet.restart(state.get("events"))
         self._evaluation.restart()
+        if self._budget is not None:
+            self._budget.restart(step)
 
     def _not_attached(self, method: str) -> RuntimeError:
         return RuntimeError(

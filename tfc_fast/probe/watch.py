@@ -115,6 +115,11 @@ class Channel:
         for watch in self.watches:
             watch.evaluation_calls = 0
 
+    def leave_out_half(self) -> None:
+        """Record every second of the places that are recorded; the last one stays."""
+        for watch in [watch for watch in self.watches if not watch.left_out][1::2]:
+            watch.left_out = True
+
     def begin_unannounced_batch(self) -> None:
         """A forward has begun after a backward, and nobody has called `Probe.batch`."""
         if self.labelled:
@@ -136,6 +141,7 @@ class Watch:
         self.reduction = channel.reductions.number(name)
         self.calls = 0
         self.evaluation_calls = 0
+        self.left_out = False
         self.rows = [channel.row(name)]
         self.unwatchable: str | None = None  # why nothing is recorded here
 
@@ -153,7 +159,9 @@ class Watch:
         )
 
     def next_row(self) -> int:
-        """The row for this call: `name`, then `name#1`, `name#2` and so on; -1: none left."""
+        """The row for this call: `name`, then `name#1`, `name#2` and so on; -1: not recorded."""
+        if self.left_out:
+            return -1
         if self.calls == 0:
             self.calls = 1
             return self.rows[0]

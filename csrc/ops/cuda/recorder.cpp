@@ -99,7 +99,7 @@ cuda::Ring DeviceRecorder::ring() const {
           reinterpret_cast<unsigned*>(at + RingLayout::kBlocksEnded),
           layout_.capacity,
           layout_.sites,
-          shape().every};
+          every()};
 }
 
 void DeviceRecorder::begin_batch(const std::optional<at::Tensor>& labels) {
@@ -110,7 +110,7 @@ void DeviceRecorder::begin_batch(const std::optional<at::Tensor>& labels) {
     group(*labels);
   }
   seen_.begin(enabled_);
-  count_probe_time(static_cast<double>(now() - start));
+  count_probe_time(static_cast<double>(now() - start), enabled_);
 }
 
 void DeviceRecorder::group(const at::Tensor& labels) {
@@ -156,12 +156,13 @@ bool DeviceRecorder::close(const cuda::Loss& loss, int64_t start) {
   check(cuda::end_step(sites.mutable_data_ptr<double>(), active(), units.const_data_ptr<int32_t>(),
                        units.size(1), loss, ring(), current_stream()),
         "end_step");
-  undrained_ += enabled_;
+  const bool recorded = enabled_;
+  undrained_ += recorded;
   ++closed_;
-  enabled_ = closed_ % shape().every == 0;
+  enabled_ = closed_ % every() == 0;
   seen_.begin(enabled_);
   make_room();
-  count_step(start);
+  count_step(start, recorded);
   return 2 * undrained_ >= shape().capacity;
 }
 
@@ -236,7 +237,7 @@ void DeviceRecorder::restart(int64_t step, const at::Tensor& placement) {
   if (copy_.begun()) copy_.wait();
   undrained_ = drained_ = 0;
   closed_ = step;
-  enabled_ = step % shape().every == 0;
+  enabled_ = step % every() == 0;
   seen_.begin(enabled_);
   const int64_t* row = placement.const_data_ptr<int64_t>();
   for (int64_t i = 0; i < shape().num_sites; ++i) seen_.set_width(i, row[2 * i + 1]);
