@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from tfc_fast import _extension
 from tfc_fast.phases import Event, EventDetector, EventKind
 from tfc_fast.phases.events import checked_kinds
+from tfc_fast.probe.arguments import at_least_one, check_sinks, device_of
 from tfc_fast.probe.budget import checked_share, make_budget
 from tfc_fast.probe.description import Description, describe
 from tfc_fast.probe.evaluation import Evaluation, Split, is_evaluation
@@ -21,14 +22,8 @@ from tfc_fast.probe.outlet import Outlet, for_each
 from tfc_fast.probe.overhead import Overhead, measured_overhead
 from tfc_fast.probe.reductions import Reductions, SiteReductions
 from tfc_fast.probe.sites import Sites, SiteSelection
-from tfc_fast.probe.watch import (
-    Channel,
-    Taps,
-    attach_taps,
-    detach_taps,
-    start_watching,
-    stop_watching,
-)
+from tfc_fast.probe.taps import Taps, attach_taps, detach_taps
+from tfc_fast.probe.watch import Channel, start_watching, stop_watching
 from tfc_fast.records import Records, Sink
 
 _C = _extension._C
@@ -138,21 +133,17 @@ class Probe:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model: wanted a torch.nn.Module, got {type(model).__name__}")
         self._num_classes = (
-            None if num_classes is None else _at_least_one("num_classes", num_classes)
+            None if num_classes is None else at_least_one("num_classes", num_classes)
         )
-        _at_least_one("every", every)
-        _at_least_one("window", window)
+        at_least_one("every", every)
+        at_least_one("window", window)
         share = None if budget is None else checked_share(budget)
         reductions = SiteReductions(reduction)
-        _at_least_one("capacity", capacity)
+        at_least_one("capacity", capacity)
         if history_records is not None:
-            _at_least_one("history_records", history_records)
-        for sink in (*sinks, *eval_sinks):
-            if not isinstance(sink, Sink):
-                raise TypeError(
-                    f"sinks: {type(sink).__name__} lacks one of write, flush, close "
-                    "(tfc_fast.records.Sink)"
-                )
+            at_least_one("history_records", history_records)
+        check_sinks("sinks", sinks)
+        check_sinks("eval_sinks", eval_sinks)
         stop_on = checked_kinds("stop_on", stop_on)
         if events is not None and not isinstance(events, EventDetector):
             raise TypeError(f"events: wanted an EventDetector, got {type(events).__name__}")
@@ -164,7 +155,7 @@ class Probe:
         ]
         if max_sites is None:
             max_sites = len(self._modules) + 64
-        elif _at_least_one("max_sites", max_sites) < len(self._modules):
+        elif at_least_one("max_sites", max_sites) < len(self._modules):
             raise ValueError(
                 f"max_sites: {max_sites} given, but {len(self._modules)} modules are watched"
             )
@@ -175,7 +166,7 @@ class Probe:
             window=window,
             every=every,
             units=_UNITS_PER_SITE * max(1, len(self._modules)),
-            device=_device_of(model),
+            device=device_of(model),
         )
         self._channel = Channel(
             self._recorder,
@@ -525,22 +516,3 @@ class Probe:
         return RuntimeError(
             f"Probe.{method}: the probe is not attached; use `with probe:` or probe.attach()"
         )
-
-
-def _device_of(model: nn.Module) -> torch.device:
-    """Where the model's first parameter or buffer lies; the CPU for a model without any."""
-    for tensor in (*model.parameters(), *model.buffers()):
-        if tensor.device.type not in ("cpu", "cuda"):
-            raise ValueError(
-                f"model: on {tensor.device}; a probe records on the CPU or a CUDA device"
-            )
-        return tensor.device
-    return torch.device("cpu")
-
-
-def _at_least_one(name: str, value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name}: wanted an int, got {type(value).__name__}")
-    if value < 1:
-        raise ValueError(f"{name}: wanted at least 1, got {value}")
-    return value

@@ -1,0 +1,40 @@
+"""Checks of what a probe is given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from tfc_fast.records import Sink
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where the model's first parameter or buffer lies; the CPU for a model without any."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.device.type not in ("cpu", "cuda"):
+            raise ValueError(
+                f"model: on {tensor.device}; a probe records on the CPU or a CUDA device"
+            )
+        return tensor.device
+    return torch.device("cpu")
+
+
+def check_sinks(name: str, sinks: Iterable[object]) -> None:
+    """Throw unless all of them are sinks."""
+    for sink in sinks:
+        if not isinstance(sink, Sink):
+            raise TypeError(
+                f"{name}: {type(sink).__name__} lacks one of write, flush, close "
+                "(tfc_fast.records.Sink)"
+            )
+
+
+def at_least_one(name: str, value: object) -> int:
+    """The value, if it is a whole number from 1 on."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name}: wanted an int, got {type(value).__name__}")
+    if value < 1:
+        raise ValueError(f"{name}: wanted at least 1, got {value}")
+    return value
