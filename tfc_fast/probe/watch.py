@@ -114,7 +114,7 @@ class Channel:
             watch.evaluation_calls = 0
 
     def leave_out_half(self) -> None:
-        """Record every second of the places that are recorded; the last one stays."""
+        """Record every second of the places that are recorded; the first one stays."""
         for watch in [watch for watch in self.watches if not watch.left_out][1::2]:
             watch.left_out = True
 

@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from checks import COSINE_TOLERANCE
 from small_models import CLASSES, build, one_step, random_batch
 
 from tfc_fast import Probe
+
+TOLERANCE = COSINE_TOLERANCE["float32"]
 
 # What a mean is taken over, of n rows in classes of n_c: pairs of rows, or rows.
 WEIGHTS = {
@@ -43,7 +46,7 @@ def test_means_are_weighted_by_numbers_of_pairs(
             name = f"{prefix}_{kind}"
             means = np.array([records[name] for records in alone])[measured]
             wanted = weights[measured] @ means / weights.sum() if measured.any() else np.nan
-            np.testing.assert_allclose(together[name], wanted, rtol=0, atol=1e-9, err_msg=name)
+            np.testing.assert_allclose(together[name], wanted, rtol=0, atol=TOLERANCE, err_msg=name)
     means = np.array([records["active_rate"] for records in alone])
     np.testing.assert_allclose(together["active_rate"], np.array(rows) @ means / sum(rows), 1e-12)
 
