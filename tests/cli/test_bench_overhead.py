@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from tfc_fast.bench.contenders import CONTENDERS, Naive, Probed
+from tfc_fast.bench.networks import NETWORKS, vgg11
 from tfc_fast.bench.overhead import DEFAULT_SHAPES, Shape, measure_overhead
 from tfc_fast.models import MLP
 
@@ -42,6 +43,28 @@ def test_bench_overhead_prints_a_table_and_writes_json(tfc: Tfc) -> None:
             entry = shape[name]
             assert 0 < entry["ratio_q1"] <= entry["ratio"] <= entry["ratio_q3"]
         assert f"{shape['batch']} x {shape['width']}" in output
+
+
+def test_networks_are_measured_instead_of_mlps(tfc: Tfc, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = NETWORKS["vgg11_bn"]._replace(make=lambda: vgg11(2, batch_norm=True))
+    monkeypatch.setitem(NETWORKS, "vgg11_bn", small)
+    status, output, errors = tfc(
+        "bench",
+        "overhead",
+        "--model=vgg11_bn,transformer",
+        "--batch=4",
+        "--steps=3",
+        "--json=overhead.json",
+    )
+    assert (status, errors) == (0, "")
+    assert "4 x vgg11_bn (flatten)" in output
+    assert "4 x transformer (tokens)" in output
+    results = json.loads(Path("overhead.json").read_text())["shapes"]
+    assert [result["model"] for result in results] == ["vgg11_bn", "transformer"]
+    for result in results:
+        assert result["weights_equal"] is True
+        assert result["probed"]["steps"] == 3
+        assert "naive" not in result
 
 
 def test_only_what_is_asked_for_is_measured() -> None:
@@ -79,6 +102,8 @@ def test_weights_that_differ_fail_the_check(tfc: Tfc, monkeypatch: pytest.Monkey
         ("--providers=probed", "providers: plain is missing"),
         ("--steps=0", "steps: 0 given, at least 1"),
         ("--depth=0", "depth: 0 given, at least 1"),
+        ("--model=vgg", "model: 'vgg' given, known are vgg11, vgg11_bn, resnet18, transformer"),
+        ("--batch=0", "batch: 0 given, at least 1"),
         ("--seconds=-1", "seconds: -1.0 given, more than 0"),
         ("--json=/proc/no/file.json", "/proc/no"),
     ],

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from training import train_steps
 
 from tfc_fast import Probe
+from tfc_fast.bench import networks
 
 NUM_CLASSES = 10
 
@@ -59,18 +60,20 @@ def vectors(generator: torch.Generator, n: int) -> Tensor:
 
 
 CASES = {
-    "vgg11-flatten": Case(lambda: zoo.vgg11(4), zoo.images, "relu", "flatten", 8),
-    "vgg11-pool": Case(lambda: zoo.vgg11(4), zoo.images, "relu", "pool", 8),
+    "vgg11-flatten": Case(lambda: networks.vgg11(4), networks.images, "relu", "flatten", 8),
+    "vgg11-pool": Case(lambda: networks.vgg11(4), networks.images, "relu", "pool", 8),
     "vgg11-batch-norm": Case(
-        lambda: zoo.vgg11(4, batch_norm=True), zoo.images, "relu", "flatten", 8
+        lambda: networks.vgg11(4, batch_norm=True), networks.images, "relu", "flatten", 8
     ),
-    "resnet18-flatten": Case(lambda: zoo.resnet18(4), zoo.images, "relu", "flatten", 17),
-    "resnet18-pool": Case(lambda: zoo.resnet18(4), zoo.images, "relu", "pool", 17),
-    "transformer-tokens": Case(zoo.Transformer, zoo.tokens, nn.GELU, "tokens", 4),
-    "transformer-blocks": Case(zoo.Transformer, zoo.tokens, "blocks.?", "flatten", 4),
-    "transformer-attention": Case(zoo.Transformer, zoo.tokens, "blocks.*.attention", "tokens", 4),
-    "bert-layers": Case(Bert, zoo.tokens, "model.bert.encoder.layer.?", "tokens", 2),
-    "bert-encoder": Case(Bert, zoo.tokens, "model.bert.encoder", "flatten", 1),
+    "resnet18-flatten": Case(lambda: networks.resnet18(4), networks.images, "relu", "flatten", 17),
+    "resnet18-pool": Case(lambda: networks.resnet18(4), networks.images, "relu", "pool", 17),
+    "transformer-tokens": Case(networks.Transformer, networks.tokens, nn.GELU, "tokens", 4),
+    "transformer-blocks": Case(networks.Transformer, networks.tokens, "blocks.?", "flatten", 4),
+    "transformer-attention": Case(
+        networks.Transformer, networks.tokens, "blocks.*.attention", "tokens", 4
+    ),
+    "bert-layers": Case(Bert, networks.tokens, "model.bert.encoder.layer.?", "tokens", 2),
+    "bert-encoder": Case(Bert, networks.tokens, "model.bert.encoder", "flatten", 1),
     "lstm": Case(lambda: zoo.Recurrent(nn.LSTM), sequences, "cells", "tokens", 1),
     "gru": Case(lambda: zoo.Recurrent(nn.GRU), sequences, "cells", "flatten", 1),
     "rnn": Case(lambda: zoo.Recurrent(nn.RNN), sequences, "cells", "pool", 1),

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from tfc_fast.probe import Probe
+from tfc_fast.probe import Probe, Sites
+from tfc_fast.probe.reductions import Reduction
 
 __all__ = ["CONTENDERS", "Contender", "Naive", "Plain", "Probed"]
 
@@ -22,13 +23,23 @@ class Contender(ABC):
     Args:
         model: Classifier of `num_classes` classes; trained in place by SGD.
         num_classes: Number of classes.
+        sites: What is watched.
+        reduction: What the rows are.
     """
 
     probe: Probe | None = None
 
-    def __init__(self, model: nn.Module, num_classes: int) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        num_classes: int,
+        sites: Sites = "relu",
+        reduction: Reduction = "flatten",
+    ) -> None:
         self.model = model
         self.num_classes = num_classes
+        self.sites = sites
+        self.reduction = reduction
         self.optimizer = torch.optim.SGD(model.parameters(), lr=_LEARNING_RATE)
 
     @abstractmethod
@@ -59,11 +70,19 @@ class Plain(Contender):
 
 
 class Probed(Contender):
-    """Training with `Probe` on all ReLUs, at every step."""
+    """Training with `Probe`, at every step."""
 
-    def __init__(self, model: nn.Module, num_classes: int) -> None:
-        super().__init__(model, num_classes)
-        self.probe: Probe = Probe(model, num_classes=num_classes).attach()
+    def __init__(
+        self,
+        model: nn.Module,
+        num_classes: int,
+        sites: Sites = "relu",
+        reduction: Reduction = "flatten",
+    ) -> None:
+        super().__init__(model, num_classes, sites, reduction)
+        self.probe: Probe = Probe(
+            model, sites, num_classes=num_classes, reduction=reduction
+        ).attach()
 
     def step(self, inputs: torch.Tensor, labels: torch.Tensor) -> None:
         """Do one training step."""
@@ -80,15 +99,23 @@ class Probed(Contender):
 
 
 class Naive(Contender):
-    """Training with hooks on all ReLUs that do what comes to mind first.
+    """Training of an MLP with hooks on all ReLUs that do what comes to mind first.
 
     Rows are normalised, all their cosines formed (X X^T), and averaged over the pairs of one class
     and of different classes: for the features in a forward hook, for their gradients in a tensor
     hook; besides, the rate of open gates. The class masks are made once per step.
     """
 
-    def __init__(self, model: nn.Module, num_classes: int) -> None:
-        super().__init__(model, num_classes)
+    def __init__(
+        self,
+        model: nn.Module,
+        num_classes: int,
+        sites: Sites = "relu",
+        reduction: Reduction = "flatten",
+    ) -> None:
+        super().__init__(model, num_classes, sites, reduction)
+        if sites != "relu" or reduction != "flatten":
+            raise ValueError("providers: naive hooks are for MLPs; leave them out")
         self.results: dict[str, tuple[torch.Tensor, ...]] = {}
         self._masks: tuple[torch.Tensor, ...] = ()
         self._hooks = [

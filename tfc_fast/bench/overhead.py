@@ -13,6 +13,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,10 +22,20 @@ from torch import nn
 
 from tfc_fast.bench.contenders import CONTENDERS, Contender
 from tfc_fast.bench.heap import keep_memory, malloc_settings
+from tfc_fast.bench.networks import NETWORKS
 from tfc_fast.environment import environment, thread_count
 from tfc_fast.models import MLP
+from tfc_fast.probe import Sites
+from tfc_fast.probe.reductions import Reduction
 
-__all__ = ["DEFAULT_SECONDS", "DEFAULT_SHAPES", "Shape", "measure_overhead", "measure_shape"]
+__all__ = [
+    "DEFAULT_SECONDS",
+    "DEFAULT_SHAPES",
+    "Shape",
+    "measure_network",
+    "measure_overhead",
+    "measure_shape",
+]
 
 NUM_CLASSES = 10
 DEFAULT_SECONDS = 30.0
@@ -73,6 +84,9 @@ def measure_overhead(
     shapes: Sequence[Shape] = DEFAULT_SHAPES,
     *,
     providers: Sequence[str] = ("plain", "probed", "naive"),
+    networks: Sequence[str] = (),
+    batch: int = 64,
+    reduction: Reduction | None = None,
     depth: int = 9,
     steps: int | None = None,
     seconds: float = DEFAULT_SECONDS,
@@ -80,11 +94,14 @@ def measure_overhead(
     keep_freed_memory: bool = True,
     on_shape: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
-    """Measure every shape.
+    """Measure every shape of an MLP, or every network.
 
     Args:
-        shapes: Batch and width of each.
+        shapes: Batch and width of each MLP.
         providers: Names of `CONTENDERS`; "plain" is among them.
+        networks: Names of `NETWORKS`, which are measured instead of MLPs.
+        batch: Samples per step of a network.
+        reduction: What the rows are in a network; None: what suits it.
         depth: Number of linear layers.
         steps: Steps per shape; None: as many as fit into `seconds`.
         seconds: Time per shape, in seconds.
@@ -96,18 +113,25 @@ def measure_overhead(
         on_shape: Called with the result of each shape as soon as it is there.
 
     Returns:
-        Settings, machine, versions, and `shapes`: the results of `measure_shape`.
+        Settings, machine, versions, and `shapes`: the results of `measure_shape` or
+        `measure_network`.
 
     Raises:
-        ValueError: A provider is unknown, "plain" is missing, or a number is out of range.
+        ValueError: A provider or network is unknown, "plain" is missing, or a number is out of
+            range.
         OSError: The C library cannot keep freed memory.
     """
     unknown = [name for name in providers if name not in CONTENDERS]
     if unknown:
         raise ValueError(f"providers: {unknown[0]!r} given, known are {', '.join(CONTENDERS)}")
+    unknown = [name for name in networks if name not in NETWORKS]
+    if unknown:
+        raise ValueError(f"model: {unknown[0]!r} given, known are {', '.join(NETWORKS)}")
+    if networks and "naive" in providers:
+        raise ValueError("providers: naive hooks are for MLPs; leave them out")
     if "plain" not in providers:
         raise ValueError("providers: plain is missing, with which the others are compared; add it")
-    for name, value in (("steps", steps), ("depth", depth), ("threads", threads)):
+    for name, value in (("steps", steps), ("depth", depth), ("threads", threads), ("batch", batch)):
         if value is not None and value < 1:
             raise ValueError(f"{name}: {value} given, at least 1 is wanted")
     if not seconds > 0:
@@ -117,16 +141,18 @@ def measure_overhead(
     results = []
     with thread_count(threads):
         machine = environment(torch.device("cpu"))
-        for shape in shapes:
-            results.append(
-                measure_shape(shape, providers=providers, depth=depth, steps=steps, seconds=seconds)
-            )
+        limits: dict[str, Any] = {"providers": providers, "steps": steps, "seconds": seconds}
+        measurements: list[Callable[[], dict[str, Any]]] = [
+            partial(measure_network, name, batch, reduction, **limits) for name in networks
+        ] or [partial(measure_shape, shape, depth=depth, **limits) for shape in shapes]
+        for measure in measurements:
+            results.append(measure())
             if on_shape is not None:
                 on_shape(results[-1])
     return {
         "benchmark": "overhead",
         "settings": {
-            "depth": depth,
+            "depth": None if networks else depth,
             "num_classes": NUM_CLASSES,
             "dtype": "float32",
             "optimizer": "sgd",
@@ -162,15 +188,66 @@ def measure_shape(
     """
     generator = torch.Generator().manual_seed(0)
     model = MLP(shape.width, NUM_CLASSES, depth, shape.width, generator=generator)
-    batches = [
-        (
-            torch.randn(shape.batch, shape.width, generator=generator),
-            torch.randint(NUM_CLASSES, (shape.batch,), generator=generator),
-        )
+    batches = _batches(
+        lambda: torch.randn(shape.batch, shape.width, generator=generator), generator
+    )
+    found = _measure(model, batches, "relu", "flatten", providers, steps, seconds)
+    return {**shape._asdict(), **found}
+
+
+def measure_network(
+    name: str,
+    batch: int,
+    reduction: Reduction | None,
+    *,
+    providers: Sequence[str],
+    steps: int | None,
+    seconds: float,
+) -> dict[str, Any]:
+    """Measure a network.
+
+    Args:
+        name: One of `NETWORKS`.
+        batch: Samples per step.
+        reduction: What the rows are; None: what suits the network.
+        providers: Names of `CONTENDERS`.
+        steps: Steps of plain and probed; None: as many as fit into `seconds`, within limits.
+        seconds: Time in seconds.
+
+    Returns:
+        `batch`, `model`, `reduction`, and the rest as `measure_shape`.
+    """
+    network = NETWORKS[name]
+    rows = reduction or network.reduction
+    generator = torch.Generator().manual_seed(0)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = network.make()
+    batches = _batches(lambda: network.inputs(generator, batch), generator)
+    found = _measure(model, batches, network.sites, rows, providers, steps, seconds)
+    return {"batch": batch, "model": name, "reduction": rows, **found}
+
+
+def _batches(
+    inputs: Callable[[], torch.Tensor], generator: torch.Generator
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    return [
+        (x := inputs(), torch.randint(NUM_CLASSES, (len(x),), generator=generator))
         for _ in range(_BATCHES)
     ]
+
+
+def _measure(
+    model: nn.Module,
+    batches: list[tuple[torch.Tensor, torch.Tensor]],
+    sites: Sites,
+    reduction: Reduction,
+    providers: Sequence[str],
+    steps: int | None,
+    seconds: float,
+) -> dict[str, Any]:
     contenders = {
-        name: CONTENDERS[name](copy.deepcopy(model), NUM_CLASSES)
+        name: CONTENDERS[name](copy.deepcopy(model), NUM_CLASSES, sites, reduction)
         for name in CONTENDERS
         if name in providers
     }
@@ -182,7 +259,7 @@ def measure_shape(
         gc.enable()
         for contender in contenders.values():
             contender.close()
-    return {**shape._asdict(), **_statistics(times), **_checks(contenders)}
+    return {**_statistics(times), **_checks(contenders)}
 
 
 def _times(
@@ -261,4 +338,6 @@ def _checks(contenders: dict[str, Contender]) -> dict[str, Any]:
 def _same_weights(first: nn.Module, second: nn.Module) -> bool:
     pairs = zip(first.state_dict().values(), second.state_dict().values(), strict=True)
     # As bits: equal weights that went NaN together are equal, too.
-    return all(torch.equal(a.view(torch.int32), b.view(torch.int32)) for a, b in pairs)
+    return all(
+        torch.equal(*(tensor.flatten().view(torch.uint8) for tensor in pair)) for pair in pairs
+    )

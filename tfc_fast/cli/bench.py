@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from tfc_fast.bench.contenders import CONTENDERS
+from tfc_fast.bench.networks import NETWORKS
 from tfc_fast.bench.overhead import DEFAULT_SECONDS, DEFAULT_SHAPES, Shape, measure_overhead
 from tfc_fast.cli.command import Command, add_command
 from tfc_fast.files import atomic_write, make_writable_folder
+from tfc_fast.probe.reductions import REDUCTIONS
 
 __all__ = ["COMMAND"]
 
 EXIT_CHECK_FAILED = 1
+_NAME_WIDTH = 26
 
 
 def _configure_overhead(parser: argparse.ArgumentParser) -> None:
@@ -24,6 +27,23 @@ def _configure_overhead(parser: argparse.ArgumentParser) -> None:
         default=shapes,
         metavar="LIST",
         help="batch x width, with commas between (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--model",
+        metavar="LIST",
+        help=f"instead of MLPs: {', '.join(NETWORKS)}, with commas between",
+    )
+    parser.add_argument(
+        "--batch",
+        type=int,
+        default=64,
+        metavar="N",
+        help="samples per step of --model (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--reduction",
+        choices=REDUCTIONS,
+        help="what the rows of --model are (default: samples; in a transformer tokens)",
     )
     parser.add_argument(
         "--depth", type=int, default=9, metavar="N", help="linear layers (default: %(default)s)"
@@ -43,9 +63,9 @@ def _configure_overhead(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--providers",
-        default=",".join(CONTENDERS),
         metavar="LIST",
-        help="which to measure; plain is always needed (default: %(default)s)",
+        help=f"which to measure; plain is always needed (default: {','.join(CONTENDERS)}; with "
+        "--model plain,probed)",
     )
     parser.add_argument(
         "--malloc",
@@ -59,17 +79,23 @@ def _configure_overhead(parser: argparse.ArgumentParser) -> None:
 
 def _run_overhead(arguments: argparse.Namespace) -> int:
     shapes = [Shape.parse(text) for text in arguments.shapes.split(",")]
-    providers = [name.strip() for name in arguments.providers.split(",")]
+    networks = arguments.model.split(",") if arguments.model else []
+    default = "plain,probed" if networks else ",".join(CONTENDERS)
+    providers = [name.strip() for name in (arguments.providers or default).split(",")]
     if arguments.json is not None:
         # Before the minutes of measuring, not after.
         make_writable_folder(Path(arguments.json).absolute().parent)
     columns = [name for name in CONTENDERS if name in providers and name != "plain"]
-    header = f"{'batch x width':>14} {'steps':>6} {'plain ms':>9}"
+    what = "batch x model" if networks else "batch x width"
+    header = f"{what:>{_NAME_WIDTH}} {'steps':>6} {'plain ms':>9}"
     header += "".join(f"  {name + '/plain (quartiles)':>28}" for name in columns)
     print(header, flush=True)
     results = measure_overhead(
         shapes,
         providers=providers,
+        networks=networks,
+        batch=arguments.batch,
+        reduction=arguments.reduction,
         depth=arguments.depth,
         steps=arguments.steps,
         seconds=arguments.seconds,
@@ -77,28 +103,31 @@ def _run_overhead(arguments: argparse.Namespace) -> int:
         keep_freed_memory=arguments.malloc == "keep",
         on_shape=lambda result: print(_row(result, columns), flush=True),
     )
+    layers = "" if networks else f"{arguments.depth} linear layers, "
     print(
         f"{results['device_name']}, {results['threads']} threads, torch "
-        f"{results['versions']['torch']}, float32, {arguments.depth} linear layers, "
-        f"malloc: {arguments.malloc}"
+        f"{results['versions']['torch']}, float32, {layers}malloc: {arguments.malloc}"
     )
     if arguments.json is not None:
         text = json.dumps(results, indent=2) + "\n"
         atomic_write(Path(arguments.json), lambda file: file.write(text.encode()))
     differing = [result for result in results["shapes"] if result["weights_equal"] is False]
     for result in differing:
-        print(
-            f"FAILED: at {result['batch']}x{result['width']} the weights with and without the "
-            "probe differ"
-        )
+        print(f"FAILED: at {_name(result, 'x')} the weights with and without the probe differ")
     if not differing and "probed" in columns:
         print("weights with and without the probe are bitwise equal")
     return EXIT_CHECK_FAILED if differing else 0
 
 
+def _name(result: dict[str, Any], times: str) -> str:
+    if "width" in result:
+        return f"{result['batch']}{times}{result['width']}"
+    return f"{result['batch']}{times}{result['model']} ({result['reduction']})"
+
+
 def _row(result: dict[str, Any], columns: list[str]) -> str:
     plain = result["plain"]
-    row = f"{result['batch']:>6} x {result['width']:<5} {plain['steps']:>6}"
+    row = f"{_name(result, ' x '):>{_NAME_WIDTH}} {plain['steps']:>6}"
     row += f" {plain['median_ms']:>9.3f}"
     for name in columns:
         entry = result[name]
@@ -111,13 +140,14 @@ _OVERHEAD = Command(
     name="overhead",
     help="what the probe costs per training step",
     description=(
-        "Trains the same MLP plain, with the probe, and with naive hooks, interleaved step by\n"
+        "Trains the same network plain, with the probe, and with naive hooks, interleaved step by\n"
         "step, and reports the median of the ratios to the plain step of the same round. Checks,\n"
         "too, that the weights with and without the probe are bitwise equal."
     ),
     examples=(
         "tfc-fast bench overhead --threads 2 --json overhead.json",
         "tfc-fast bench overhead --shapes 256x512,1024x512 --providers plain,probed",
+        "tfc-fast bench overhead --model vgg11,resnet18 --reduction pool",
     ),
     configure=_configure_overhead,
     run=_run_overhead,

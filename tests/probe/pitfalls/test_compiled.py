@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import zoo
 from torch import nn
 from torch._dynamo.utils import counters
 from training import train_steps
 
 from tfc_fast import Probe, tap
+from tfc_fast.bench import networks
 from tfc_fast.models import MLP
 from tfc_fast.records import COLUMNS, Records
 
@@ -71,8 +71,8 @@ def test_compiled_records_agree_with_eager(backend: str, attach_first: bool, inp
 
 
 MODELS = {
-    "vgg11": (lambda: zoo.vgg11(2), zoo.images, "relu", "pool"),
-    "transformer": (lambda: zoo.Transformer(layers=2), zoo.tokens, nn.GELU, "tokens"),
+    "vgg11": (lambda: networks.vgg11(2), networks.images, "relu", "pool"),
+    "transformer": (lambda: networks.Transformer(layers=2), networks.tokens, nn.GELU, "tokens"),
 }
 
 
