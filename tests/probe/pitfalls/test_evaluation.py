@@ -285,14 +285,60 @@ def test_what_cannot_be_measured_is_an_error() -> None:
         train(probe, model)
         with pytest.raises(ValueError, match="nothing was measured"):
             probe.step(split="eval")
-        with torch.no_grad():
-            probe.batch(labels=y)
-        model(x)
-        with pytest.warns(RuntimeWarning, match="no watched site took part in the evaluation"):
-            probe.step(split="eval")
     assert probe.history()["step"].tolist() == [1, 1]
     with pytest.raises(ValueError, match="split: wanted 'train' or 'eval', got 'test'"):
         probe.history(split="test")  # type: ignore[arg-type]
+
+
+def with_gradients(model: nn.Module, x: Tensor, _probe: Probe, _y: Tensor) -> None:
+    model(x)
+
+
+def with_gradients_that_nothing_needs(
+    model: nn.Module, x: Tensor, _probe: Probe, _y: Tensor
+) -> None:
+    model.requires_grad_(False)(x)
+    model.requires_grad_(True)
+
+
+def after_a_batch_of_the_training(model: nn.Module, x: Tensor, probe: Probe, y: Tensor) -> None:
+    probe.batch(labels=y)
+    with torch.no_grad():
+        model(x)
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [with_gradients, with_gradients_that_nothing_needs, after_a_batch_of_the_training],
+)
+def test_forwards_that_are_not_of_the_evaluation(
+    forward: Callable[[nn.Module, Tensor, Probe, Tensor], None],
+) -> None:
+    model = build()
+    x, y = batch()
+    with Probe(model, num_classes=CLASSES) as probe:
+        with torch.no_grad():
+            probe.batch(labels=y)
+        forward(model, x, probe, y)
+        with pytest.warns(RuntimeWarning, match="no watched site took part in the evaluation"):
+            probe.step(split="eval")
+        with torch.no_grad():
+            model(x)  # comes after the evaluation
+        evaluate(probe, model, [(x, y)])
+    assert probe.history(split="eval")["n_rows"].tolist() == [24, 24]
+
+
+@WITHOUT_GRADIENTS
+def test_wide_sites_get_room_for_their_units(without_gradients: Context) -> None:
+    model = nn.Sequential(nn.Linear(6, 9000), nn.ReLU())
+    x, y = batch()
+    with Probe(model, num_classes=CLASSES) as probe:
+        for _ in range(2):
+            evaluate(probe, lambda x: model(x)[:, :CLASSES], [(x, y)], without_gradients)
+        evaluate(probe, lambda x: model(x)[:, :CLASSES], [(x, y)])
+    first, *others = probe.history(split="eval")["dead_frac"].tolist()
+    assert math.isnan(first)
+    assert others == [float((model(x) <= 0).all(0).double().mean())] * 2
 
 
 def test_a_state_does_not_bring_evaluations_back() -> None:
