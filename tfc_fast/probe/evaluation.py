@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
-import torch
 from torch import Tensor
 
 from tfc_fast import _extension
@@ -84,11 +83,9 @@ class Evaluation:
 
     def begin_batch(self, labels: Tensor | None) -> None:
         """Measure the next forward."""
-        # What is made in here must outlive an inference mode that is on.
-        with torch.inference_mode(False):
-            if not self._open:
-                self._recorder.take_step(self._training)
-            self._recorder.begin_batch(labels)
+        if not self._open:
+            self._recorder.take_step(self._training)
+        self._recorder.begin_batch(labels)
         self._open = self.measuring = True
 
     def end(self, loss: Tensor | float | None) -> None:
@@ -104,17 +101,15 @@ class Evaluation:
                 "torch.inference_mode)"
             )
         self._open = self.measuring = False
-        with torch.inference_mode(False):
-            self._recorder.use_sites(len(self._names))
-            self._recorder.end_step(loss)
-            self._outlet.drain(wait=False)
+        self._recorder.use_sites(len(self._names))
+        self._recorder.end_step(loss)
+        self._outlet.drain(wait=False)
 
     def discard(self) -> None:
         """Forget what was measured and not asked for."""
         if self._open:
             self._open = self.measuring = False
-            with torch.inference_mode(False):
-                self._recorder.discard_step()
+            self._recorder.discard_step()
 
     def restart(self) -> None:
         """An empty history."""

@@ -53,6 +53,11 @@ def evaluate(
         probe.step(loss=torch.stack(losses).mean(), split="eval")
 
 
+def end_evaluation(probe: Probe) -> None:
+    probe.step(split="eval")
+    probe.flush()  # a GPU tells what is wrong no sooner
+
+
 def expected_record(features: list[Tensor], labels: list[Tensor] | None) -> dict[str, float]:
     record = reference.site_record(features, features, labels)
     return record | dict.fromkeys(UNMEASURED, math.nan) | {"n_zero_grads": 0}
@@ -321,7 +326,7 @@ def test_forwards_that_are_not_of_the_evaluation(
             probe.batch(labels=y)
         forward(model, x, probe, y)
         with pytest.warns(RuntimeWarning, match="no watched site took part in the evaluation"):
-            probe.step(split="eval")
+            end_evaluation(probe)
         with torch.no_grad():
             model(x)  # comes after the evaluation
         evaluate(probe, model, [(x, y)])
