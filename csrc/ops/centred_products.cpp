@@ -1,7 +1,8 @@
 #include "centred_products.h"
 
+#include <c10/core/CPUAllocator.h>
+
 #include <algorithm>
-#include <memory>
 #include <numeric>
 
 #include "../kernels/cpu/dispatch.h"
@@ -81,6 +82,19 @@ PairSquares from_row_products(const UnitRows& centred, Classes& classes) {
               {2 * sum(sums.within), 2 * sum(sums.between), error, error});
 }
 
+// Memory as torch aligns it, so that no vector lies in two lines of the cache.
+template <typename Real>
+class Room {
+ public:
+  Room() = default;
+  explicit Room(int64_t count)
+      : memory_(c10::GetCPUAllocator()->allocate(static_cast<size_t>(count) * sizeof(Real))) {}
+  Real* get() const { return static_cast<Real*>(memory_.get()); }
+
+ private:
+  at::DataPtr memory_;
+};
+
 // Some rows of one class, packed for products with each other.
 template <typename Real>
 class PackedRows {
@@ -90,8 +104,8 @@ class PackedRows {
         most_(rows_at_once(centred.kernel.width)),
         left_stride_(most_ + cpu::kPanelStep),
         right_stride_(rounded_up(centred.kernel.width, cpu::kPanelStep) + cpu::kPanelStep),
-        left_(new Real[static_cast<size_t>((right_stride_ - cpu::kPanelStep) * left_stride_)]),
-        right_(new Real[static_cast<size_t>(most_ * right_stride_)]),
+        left_((right_stride_ - cpu::kPanelStep) * left_stride_),
+        right_(most_ * right_stride_),
         measures_(room_for(classes)) {}
 
   int64_t most() const { return most_; }
@@ -149,8 +163,8 @@ class PackedRows {
   int64_t most_;
   // Not powers of two: what is read a stride apart must not fall into one set of the cache.
   int64_t left_stride_, right_stride_;
-  std::unique_ptr<Real[]> left_;   // [width, most]
-  std::unique_ptr<Real[]> right_;  // [most, width]
+  Room<Real> left_;   // [width, most]
+  Room<Real> right_;  // [most, width]
   cpu::RowMeasures measures_;
   int64_t rows_ = 0;
 };
@@ -215,8 +229,8 @@ class ColumnProducts {
   bool one_class() const { return valid_.classes() == 1; }
 
   Real* product_of_thread() {
-    std::unique_ptr<Real[]>& product = products_[static_cast<size_t>(at::get_thread_num())];
-    if (product == nullptr) product.reset(new Real[static_cast<size_t>(entries())]);
+    Room<Real>& product = products_[static_cast<size_t>(at::get_thread_num())];
+    if (product.get() == nullptr) product = Room<Real>(entries());
     return product.get();
   }
 
@@ -262,7 +276,7 @@ class ColumnProducts {
   const TileGrid& grid_;
   int64_t first_, count_;
   int64_t most_;
-  std::vector<std::unique_ptr<Real[]>> products_;  // by thread
+  std::vector<Room<Real>> products_;  // by thread
   std::vector<double> of_class_, of_all_;
 };
 
