@@ -19,7 +19,7 @@ each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 
 
 def check(x: Tensor, labels: Tensor | None = None) -> CosineSpread:
-    """Right to 1e-3 of the deviation, down to 1e-8; far better where nothing is lost."""
+    """Right to 1e-3 of the deviation, down to 1e-8; to the rounding of a cosine if that is less."""
     actual, expected = cosine_spread(x, labels), reference.cosine_spread(x, labels)
     assert [int(count) for count in actual[3:]] == list(expected[3:])
     for name, value, wanted in zip(CosineSpread._fields[:3], actual, expected, strict=False):
@@ -27,7 +27,8 @@ def check(x: Tensor, labels: Tensor | None = None) -> CosineSpread:
             float(value), wanted, rtol=1e-3, atol=1e-11, equal_nan=True, err_msg=name
         )
         if wanted > 1e-2:
-            np.testing.assert_allclose(float(value), wanted, rtol=1e-6, err_msg=name)
+            # Of few cosines of order 1, which deviate little by chance, each is rounded by itself.
+            np.testing.assert_allclose(float(value), wanted, rtol=1e-6, atol=1e-7, err_msg=name)
     return actual
 
 
