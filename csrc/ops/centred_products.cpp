@@ -102,10 +102,8 @@ class PackedRows {
   PackedRows(const UnitRows& centred, Classes& classes)
       : centred_(centred),
         most_(rows_at_once(centred.kernel.width)),
-        left_stride_(most_ + cpu::kPanelStep),
-        right_stride_(rounded_up(centred.kernel.width, cpu::kPanelStep) + cpu::kPanelStep),
-        left_((right_stride_ - cpu::kPanelStep) * left_stride_),
-        right_(most_ * right_stride_),
+        stride_(rounded_up(centred.kernel.width, cpu::kPanelStep) + cpu::kPanelStep),
+        memory_(most_ * stride_),
         measures_(room_for(classes)) {}
 
   int64_t most() const { return most_; }
@@ -117,21 +115,13 @@ class PackedRows {
         0, std::max<int64_t>(2, divided_up(last - first, kBlock)), 1, [&](int64_t from, int64_t to) {
           for (int64_t begin = from * kBlock; begin < std::min(last - first, to * kBlock); begin += kBlock) {
             const int64_t end = std::min(last - first, begin + kBlock);
-            Real* right = right_.get() + begin * right_stride_;
-            pack_centred<Real>(centred_)(centred_.kernel, measures_, first + begin, first + end, right,
-                                         right_stride_);
-            // The same rows once more, from where they are in the cache.
-            UnitRows packed{};
-            packed.kernel.data = right;
-            packed.kernel.stride = right_stride_;
-            packed.kernel.width = centred_.kernel.width;
-            packed.scalar = std::is_same_v<Real, float> ? cpu::Scalar::kFloat32 : cpu::Scalar::kFloat64;
-            pack_columns<Real>(packed)(packed.kernel, 0, end - begin, left_.get() + begin, left_stride_);
+            pack_centred<Real>(centred_)(centred_.kernel, measures_, first + begin, first + end,
+                                         memory_.get() + begin * stride_, stride_);
           }
         });
     rows_ = last - first;
-    std::fill(right_.get() + rows_ * right_stride_,
-              right_.get() + rounded_up(rows_, cpu::kPanelStep) * right_stride_, Real{0});
+    std::fill(memory_.get() + rows_ * stride_, memory_.get() + rounded_up(rows_, cpu::kPanelStep) * stride_,
+              Real{0});
   }
 
   // The products of the units of a tile, summed over the rows; on the diagonal of the matrix those on and
@@ -141,10 +131,11 @@ class PackedRows {
     const int64_t width = rounded_up(tile.columns, cpu::kPanelStep);
     for (int64_t row = 0; row < rows_; row += kDepth<Real>) {
       const int64_t depth = rounded_up(std::min(kDepth<Real>, rows_ - row), cpu::kPanelStep);
-      multiply_panels(tile.row == tile.column, height, width, depth,
-                      left_.get() + tile.row * left_stride_ + row, left_stride_,
-                      right_.get() + row * right_stride_ + tile.column, right_stride_, /*add=*/row > 0, out,
-                      out_stride);
+      const Real* packed = memory_.get() + row * stride_;
+      for_each_strip(tile.row == tile.column, height, [&](int64_t i, int64_t rows, int64_t j) {
+        transposed_gemm(rows, width - j, depth, packed + tile.row + i, stride_, packed + tile.column + j,
+                        stride_, /*add=*/row > 0, out + i * out_stride + j, out_stride);
+      });
     }
   }
 
@@ -161,10 +152,9 @@ class PackedRows {
 
   const UnitRows& centred_;
   int64_t most_;
-  // Not powers of two: what is read a stride apart must not fall into one set of the cache.
-  int64_t left_stride_, right_stride_;
-  Room<Real> left_;   // [width, most]
-  Room<Real> right_;  // [most, width]
+  // Not a power of two: what is read a stride apart must not fall into one set of the cache.
+  int64_t stride_;
+  Room<Real> memory_;  // [most, width]
   cpu::RowMeasures measures_;
   int64_t rows_ = 0;
 };

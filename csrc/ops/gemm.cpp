@@ -6,6 +6,7 @@
 #include <ATen/ops/addmm.h>
 #include <ATen/ops/from_blob.h>
 #include <ATen/ops/mm.h>
+#include <c10/core/CPUAllocator.h>
 #include <c10/util/BFloat16.h>
 
 #include <algorithm>
@@ -31,12 +32,25 @@ at::Tensor view(const Real* data, int64_t rows, int64_t columns, int64_t stride)
                        at::TensorOptions().dtype(c10::CppTypeToScalarType<Real>::value));
 }
 
+// [m, k], or what it is the transpose of.
 template <typename Real>
-void library_gemm(int64_t m, int64_t n, int64_t k, const Real* a, int64_t lda, const Real* b, int64_t ldb,
-                  bool add, Real* c, int64_t ldc) {
+struct Left {
+  const Real* data;
+  int64_t stride;
+  bool transposed;
+
+  Left from(int64_t term) const { return {data + term * (transposed ? stride : 1), stride, transposed}; }
+  at::Tensor tensor(int64_t m, int64_t k) const {
+    return transposed ? view(data, k, m, stride).t() : view(data, m, k, stride);
+  }
+};
+
+template <typename Real>
+void library_gemm(int64_t m, int64_t n, int64_t k, const Left<Real>& a, const Real* b, int64_t ldb, bool add,
+                  Real* c, int64_t ldc) {
   const at::AutoDispatchBelowADInplaceOrView no_autograd;
   at::Tensor out = view<Real>(c, m, n, ldc);
-  const at::Tensor left = view(a, m, k, lda);
+  const at::Tensor left = a.tensor(m, k);
   const at::Tensor right = view(b, k, n, ldb);
   if (add) {
     at::addmm_out(out, out, left, right);
@@ -135,6 +149,51 @@ void add_pairs(int64_t m, int64_t n, int64_t k, const uint16_t* a, int64_t lda, 
   }
 }
 
+#if defined(CPUBLAS_BRGEMM_F32F32F32)
+// oneDNN takes no transposed factor.
+void brgemm(int64_t m, int64_t n, int64_t k, const Left<float>& a, const float* b, int64_t ldb, bool add,
+            float* c, int64_t ldc) {
+  if (a.transposed) {
+    const at::DataPtr memory = c10::GetCPUAllocator()->allocate(static_cast<size_t>(m * k) * sizeof(float));
+    auto* const rows = static_cast<float*>(memory.get());
+    cpu::UnitRows columns{};
+    columns.data = a.data;
+    columns.stride = a.stride;
+    columns.width = m;
+    cpu::kernels().unit_columns_float[static_cast<int>(cpu::Scalar::kFloat32)](columns, 0, k, rows, k);
+    return brgemm(m, n, k, {rows, k, false}, b, ldb, add, c, ldc);
+  }
+  for (int64_t first = 0; first < k; first += kGemmRun) {
+    at::native::cpublas::brgemm(m, n, std::min(kGemmRun, k - first), a.stride, ldb, ldc, add || first > 0,
+                                a.from(first).data, b + first * ldb, c, /*is_vnni=*/false);
+  }
+  at::native::cpublas::brgemm_release(/*is_vnni=*/false);
+}
+#endif
+
+void multiply(int64_t m, int64_t n, int64_t k, const Left<float>& a, const float* b, int64_t ldb, bool add,
+              float* c, int64_t ldc) {
+  const FloatGemm best = float_gemm();
+#if defined(CPUBLAS_BRGEMM_F32F32F32)
+  if (best == FloatGemm::kOneDnn) return brgemm(m, n, k, a, b, ldb, add, c, ldc);
+#endif
+  if (best == FloatGemm::kFused) {
+    cpu::fused_gemm()(m, n, k, kGemmRun, a.transposed, a.data, a.stride, b, ldb, add, c, ldc);
+    return;
+  }
+  if (float_products_are_float()) {
+    for (int64_t first = 0; first < k; first += kGemmRun) {
+      library_gemm(m, n, std::min(kGemmRun, k - first), a.from(first), b + first * ldb, ldb, add || first > 0,
+                   c, ldc);
+    }
+    return;
+  }
+  const at::AutoDispatchBelowADInplaceOrView no_autograd;
+  const at::Tensor product = at::mm(a.tensor(m, k).to(at::kDouble), view(b, k, n, ldb).to(at::kDouble));
+  at::Tensor out = view<float>(c, m, n, ldc);
+  add ? out.add_(product) : out.copy_(product);
+}
+
 }  // namespace
 
 FloatGemm float_gemm() {
@@ -165,37 +224,22 @@ void use_float_gemm(const std::string& best) {
 
 void gemm(int64_t m, int64_t n, int64_t k, const float* a, int64_t lda, const float* b, int64_t ldb, bool add,
           float* c, int64_t ldc) {
-  const FloatGemm best = float_gemm();
-#if defined(CPUBLAS_BRGEMM_F32F32F32)
-  if (best == FloatGemm::kOneDnn) {
-    for (int64_t first = 0; first < k; first += kGemmRun) {
-      at::native::cpublas::brgemm(m, n, std::min(kGemmRun, k - first), lda, ldb, ldc, add || first > 0,
-                                  a + first, b + first * ldb, c, /*is_vnni=*/false);
-    }
-    at::native::cpublas::brgemm_release(/*is_vnni=*/false);
-    return;
-  }
-#endif
-  if (best == FloatGemm::kFused) {
-    cpu::fused_gemm()(m, n, k, kGemmRun, a, lda, b, ldb, add, c, ldc);
-    return;
-  }
-  if (float_products_are_float()) {
-    for (int64_t first = 0; first < k; first += kGemmRun) {
-      library_gemm(m, n, std::min(kGemmRun, k - first), a + first, lda, b + first * ldb, ldb,
-                   add || first > 0, c, ldc);
-    }
-    return;
-  }
-  const at::AutoDispatchBelowADInplaceOrView no_autograd;
-  const at::Tensor product = at::mm(view(a, m, k, lda).to(at::kDouble), view(b, k, n, ldb).to(at::kDouble));
-  at::Tensor out = view<float>(c, m, n, ldc);
-  add ? out.add_(product) : out.copy_(product);
+  multiply(m, n, k, {a, lda, false}, b, ldb, add, c, ldc);
 }
 
 void gemm(int64_t m, int64_t n, int64_t k, const double* a, int64_t lda, const double* b, int64_t ldb,
           bool add, double* c, int64_t ldc) {
-  library_gemm(m, n, k, a, lda, b, ldb, add, c, ldc);
+  library_gemm<double>(m, n, k, {a, lda, false}, b, ldb, add, c, ldc);
+}
+
+void transposed_gemm(int64_t m, int64_t n, int64_t k, const float* a, int64_t lda, const float* b,
+                     int64_t ldb, bool add, float* c, int64_t ldc) {
+  multiply(m, n, k, {a, lda, true}, b, ldb, add, c, ldc);
+}
+
+void transposed_gemm(int64_t m, int64_t n, int64_t k, const double* a, int64_t lda, const double* b,
+                     int64_t ldb, bool add, double* c, int64_t ldc) {
+  library_gemm<double>(m, n, k, {a, lda, true}, b, ldb, add, c, ldc);
 }
 
 void gemm(int64_t m, int64_t n, int64_t k, const uint16_t* a, int64_t lda, const uint16_t* b, int64_t ldb,

@@ -17,7 +17,13 @@ void gemm(int64_t m, int64_t n, int64_t k, const float* a, int64_t lda, const fl
 void gemm(int64_t m, int64_t n, int64_t k, const double* a, int64_t lda, const double* b, int64_t ldb,
           bool add, double* c, int64_t ldc);
 
-// The same of bfloat16, summed in float32: a holds rows, b [k / 2, n, 2] pairs of entries of a column, `ldb`
+// The same of a that lies there as [k, m].
+void transposed_gemm(int64_t m, int64_t n, int64_t k, const float* a, int64_t lda, const float* b,
+                     int64_t ldb, bool add, float* c, int64_t ldc);
+void transposed_gemm(int64_t m, int64_t n, int64_t k, const double* a, int64_t lda, const double* b,
+                     int64_t ldb, bool add, double* c, int64_t ldc);
+
+// The first of bfloat16, summed in float32: a holds rows, b [k / 2, n, 2] pairs of entries of a column, `ldb`
 // columns apart; k is even. Denormal entries count as zero. Quick only where multiplies_pairs().
 void gemm(int64_t m, int64_t n, int64_t k, const uint16_t* a, int64_t lda, const uint16_t* b, int64_t ldb,
           bool add, float* c, int64_t ldc);

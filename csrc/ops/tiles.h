@@ -63,21 +63,26 @@ constexpr int64_t kDepthStep = std::is_same_v<Packed, uint16_t> ? cpu::kPairStep
 // fifty thousand equal double products, added one by one, would be off by more than 1e-12, too.
 constexpr int64_t kProductsAtATime = 512;
 
-// gemm() of packed rows into a tile. On the diagonal of a triangle only what is on and above it is wanted: it
-// is multiplied in strips of rows, each from its first column on.
+// Of a tile on the diagonal of a triangle only what is on and above it is wanted: strips of rows, each from
+// its first column on. product(row, rows, column).
+template <typename Product>
+void for_each_strip(bool diagonal, int64_t height, const Product& product) {
+  constexpr int64_t kFewestRows = 32;
+  const int64_t step = diagonal ? std::max(kFewestRows, rounded_up(height / 4, cpu::kPanelStep))
+                                : std::max<int64_t>(1, height);
+  for (int64_t i = 0; i < height; i += step) product(i, std::min(step, height - i), diagonal ? i : 0);
+}
+
+// gemm() of packed rows into a tile.
 template <typename Packed, typename Real>
 void multiply_panels(bool diagonal, int64_t height, int64_t width, int64_t depth, const Packed* left,
                      int64_t left_stride, const Packed* right, int64_t right_stride, bool add, Real* out,
                      int64_t out_stride) {
-  constexpr int64_t kFewestRows = 32;
   constexpr int64_t kEntriesOfColumn = std::is_same_v<Packed, uint16_t> ? 2 : 1;  // side by side
-  const int64_t step = diagonal ? std::max(kFewestRows, rounded_up(height / 4, cpu::kPanelStep))
-                                : std::max<int64_t>(1, height);
-  for (int64_t i = 0; i < height; i += step) {
-    const int64_t j = diagonal ? i : 0;
-    gemm(std::min(step, height - i), width - j, depth, left + i * left_stride, left_stride,
-         right + j * kEntriesOfColumn, right_stride, add, out + i * out_stride + j, out_stride);
-  }
+  for_each_strip(diagonal, height, [&](int64_t i, int64_t rows, int64_t j) {
+    gemm(rows, width - j, depth, left + i * left_stride, left_stride, right + j * kEntriesOfColumn,
+         right_stride, add, out + i * out_stride + j, out_stride);
+  });
 }
 
 // One thread's packed panels and tile. Packed: Real for unit rows; uint16_t for bfloat16 rows times a power

@@ -16,8 +16,8 @@ extern const Kernels kernels;
 #if defined(TFC_X86_64)
 namespace x86_64_v3 {
 extern const Kernels kernels;
-void fused_gemm(int64_t m, int64_t n, int64_t k, int64_t run, const float* a, int64_t lda, const float* b,
-                int64_t ldb, bool add, float* c, int64_t ldc);
+void fused_gemm(int64_t m, int64_t n, int64_t k, int64_t run, bool transposed, const float* a, int64_t lda,
+                const float* b, int64_t ldb, bool add, float* c, int64_t ldc);
 }  // namespace x86_64_v3
 namespace x86_64_v4 {
 extern const Kernels kernels;

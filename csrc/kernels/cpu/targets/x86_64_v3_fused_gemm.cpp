@@ -27,17 +27,20 @@ inline __attribute__((always_inline)) void store(float* to, Vector value) { *(Un
 
 inline __attribute__((always_inline)) Vector in_all_lanes(float x) { return Vector{x, x, x, x, x, x, x, x}; }
 
-// Four rows of a with a strip.
+// Four rows of a, or columns if it is transposed, with a strip.
+template <bool kTransposed>
 inline __attribute__((always_inline)) void multiply(int64_t depth, int64_t run, const float* a, int64_t lda,
                                                     const float* strip, bool add, float* c, int64_t ldc) {
   for (int64_t first = 0; first < depth; first += run) {
     Vector sum[kRows][2] = {};
-    for (int64_t k = first; k < lesser(depth, first + run); ++k) {
+    const int64_t last = lesser(depth, first + run);
+#pragma GCC unroll 2
+    for (int64_t k = first; k < last; ++k) {
       const Vector left = load(strip + k * kColumns);
       const Vector right = load(strip + k * kColumns + kWidth);
 #pragma GCC unroll 4
       for (int r = 0; r < kRows; ++r) {
-        const Vector factor = in_all_lanes(a[r * lda + k]);
+        const Vector factor = in_all_lanes(kTransposed ? a[k * lda + r] : a[r * lda + k]);
         sum[r][0] += factor * left;
         sum[r][1] += factor * right;
       }
@@ -62,10 +65,9 @@ inline void copy_strip(int64_t depth, const float* b, int64_t ldb, float* strip)
   }
 }
 
-}  // namespace
-
-void fused_gemm(int64_t m, int64_t n, int64_t k, int64_t run, const float* a, int64_t lda, const float* b,
-                int64_t ldb, bool add, float* c, int64_t ldc) {
+template <bool kTransposed>
+void product(int64_t m, int64_t n, int64_t k, int64_t run, const float* a, int64_t lda, const float* b,
+             int64_t ldb, bool add, float* c, int64_t ldc) {
   alignas(64) float strip[kDepth * kColumns];
   const int64_t most = kDepth / run * run;
   for (int64_t row = 0; row < k; row += most) {
@@ -74,11 +76,19 @@ void fused_gemm(int64_t m, int64_t n, int64_t k, int64_t run, const float* a, in
       for (int64_t j = 0; j < n; j += kColumns) {
         copy_strip(depth, b + row * ldb + j, ldb, strip);
         for (int64_t i = top; i < lesser(m, top + kBlock); i += kRows) {
-          multiply(depth, run, a + i * lda + row, lda, strip, add || row > 0, c + i * ldc + j, ldc);
+          const float* from = kTransposed ? a + row * lda + i : a + i * lda + row;
+          multiply<kTransposed>(depth, run, from, lda, strip, add || row > 0, c + i * ldc + j, ldc);
         }
       }
     }
   }
+}
+
+}  // namespace
+
+void fused_gemm(int64_t m, int64_t n, int64_t k, int64_t run, bool transposed, const float* a, int64_t lda,
+                const float* b, int64_t ldb, bool add, float* c, int64_t ldc) {
+  (transposed ? product<true> : product<false>)(m, n, k, run, a, lda, b, ldb, add, c, ldc);
 }
 
 }  // namespace tfc::cpu::x86_64_v3
