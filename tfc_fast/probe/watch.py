@@ -158,7 +158,8 @@ class Watch:
 
     def next_row(self) -> int:
         """The row for this call: `name`, then `name#1`, `name#2` and so on; -1: not recorded."""
-        if self.left_out:
+        # An exported program runs without the probe, and without this package.
+        if self.left_out or torch.compiler.is_exporting():
             return -1
         if self.calls == 0:
             self.calls = 1
@@ -184,6 +185,8 @@ class Watch:
         """
         evaluation = self.channel.evaluation
         if evaluation is None or not evaluation.measuring or torch.is_grad_enabled():
+            return
+        if torch.compiler.is_exporting():
             return
         call = self.evaluation_calls
         if call >= len(self.rows):
@@ -291,7 +294,9 @@ def _watched_class(original: type[nn.Module]) -> type[nn.Module]:
         (original,),
         {
             "__doc__": original.__doc__,
-            "__module__": original.__module__,
+            # In a module whose class says that it is in torch.nn, torch.compile takes sizes of
+            # tensors for constants, and would compile again for each new size of a batch.
+            "__module__": __name__,
             "__qualname__": original.__qualname__,
             "__reduce_ex__": reduce_ex,
             "forward": _relu_forward if original is nn.ReLU else forward,

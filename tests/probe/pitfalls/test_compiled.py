@@ -1,4 +1,4 @@
-"""torch.compile: same statistics, no graph break, one compilation."""
+"""torch.compile: same statistics, no graph break, one compilation, few for other sizes."""
 
 from __future__ import annotations
 
@@ -109,4 +109,32 @@ def test_compiled_models(
             # The compiler adds in another order than the libraries do; so do 16 rows of few units.
             np.testing.assert_allclose(
                 compiled[name], eager[name], rtol=2e-4, atol=2e-4, equal_nan=True, err_msg=name
+            )
+
+
+@pytest.mark.parametrize("labelled", [True, False], ids=["labelled", "without-labels"])
+def test_batches_may_change_their_size(labelled: bool) -> None:
+    def record(compiled: bool) -> Records:
+        torch.compiler.reset()
+        counters.clear()
+        model = WithTap()
+        run = torch.compile(model, backend="aot_eager", fullgraph=True) if compiled else model
+        generator = torch.Generator().manual_seed(2)
+        with Probe(model, num_classes=3 if labelled else None) as probe:
+            for rows in (30, 20, 41, 7, 30, 64, 13, 29, 50, 12, 31):
+                if labelled:
+                    probe.batch(labels=torch.randint(0, 3, (rows,), generator=generator))
+                run(torch.randn(rows, 10, generator=generator)).square().sum().backward()
+                probe.step()
+        if compiled:
+            assert counters["graph_break"] == {}
+            # For the first size; for any size, as without a probe; for labels that need more room.
+            assert counters["stats"]["unique_graphs"] <= 3
+        return probe.history()
+
+    eager, compiled = record(False), record(True)
+    for name in COLUMNS:
+        if name != "site":
+            np.testing.assert_allclose(
+                compiled[name], eager[name], rtol=1e-4, atol=1e-6, equal_nan=True, err_msg=name
             )
