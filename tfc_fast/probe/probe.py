@@ -239,6 +239,7 @@ class Probe:
                 stop_watching(module)
             raise
         attach_taps(self._taps)
+        self._channel.open()
         self._attached = True
         return self
 
@@ -249,6 +250,7 @@ class Probe:
         for _, module in self._modules:
             stop_watching(module)
         detach_taps(self._taps)
+        self._channel.close()
         self._recorder.discard_step()
         self._evaluation.discard()
         self._attached = False

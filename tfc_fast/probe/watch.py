@@ -8,6 +8,7 @@ order stay as they were, and so that torch.compile, which guards on a module's c
 from __future__ import annotations
 
 import copyreg
+import itertools
 import warnings
 from typing import Any
 
@@ -24,6 +25,20 @@ from tfc_fast.records import Records
 _C = _extension._C
 
 _KEY = "_tfc_watch"
+
+_numbers = itertools.count()
+_channels: dict[int, Channel] = {}
+"""The open channels by their numbers, where torch.compile finds their tensors.
+
+Found through a module of torch.nn their sizes would be taken for constants, as those of its
+parameters are, and each new size of a batch would make it compile again.
+"""
+
+
+def being_exported() -> bool:
+    """Whether torch.export is at work: what it makes runs without the probe and this package."""
+    # The function torch.compiler.is_exporting() is True in torch.compile, too, before torch 2.13.
+    return torch.compiler._is_exporting_flag
 
 
 class Channel:
@@ -59,6 +74,15 @@ class Channel:
         self.units = recorder.units
         self.order = recorder.order
         self.class_ptr = recorder.class_ptr
+        self.number = next(_numbers)
+
+    def open(self) -> None:
+        """From now on compiled models find it."""
+        _channels[self.number] = self
+
+    def close(self) -> None:
+        """No longer."""
+        _channels.pop(self.number, None)
 
     def row(self, name: str) -> int:
         """The recorder's row of the site of that name, a new one if need be; -1: there is none.
@@ -134,6 +158,7 @@ class Watch:
 
     def __init__(self, channel: Channel, name: str) -> None:
         self.channel = channel
+        self.channel_number = channel.number
         self.recorder = channel.recorder
         self.name = name
         self.reduction = channel.reductions.number(name)
@@ -143,9 +168,17 @@ class Watch:
         self.rows = [channel.row(name)]
         self.unwatchable: str | None = None  # why nothing is recorded here
 
+    def traced_channel(self) -> Channel:
+        """The channel; torch.compile looks for it where its tensors have no fixed sizes."""
+        if torch.compiler.is_dynamo_compiling():
+            return _channels[self.channel_number]
+        return self.channel
+
     def cannot_watch(self, out: object) -> None:
         """The module has returned nothing that could be watched; warns of it the first time."""
         if self.unwatchable is not None or torch.compiler.is_dynamo_compiling():
+            return
+        if isinstance(out, torch.fx.Proxy):  # nothing is computed, see torch.fx.symbolic_trace
             return
         kind = f"a tensor of {out.dtype}" if isinstance(out, Tensor) else type(out).__name__
         self.unwatchable = f"returns {kind}, in which there is no float tensor"
@@ -158,8 +191,7 @@ class Watch:
 
     def next_row(self) -> int:
         """The row for this call: `name`, then `name#1`, `name#2` and so on; -1: not recorded."""
-        # An exported program runs without the probe, and without this package.
-        if self.left_out or torch.compiler.is_exporting():
+        if self.left_out or being_exported():
             return -1
         if self.calls == 0:
             self.calls = 1
@@ -183,10 +215,10 @@ class Watch:
         Calls in one forward of which the training has not seen as many are left out: they are more
         likely those of a forward that was not announced, and the sites stay those of the training.
         """
-        evaluation = self.channel.evaluation
+        evaluation = self.traced_channel().evaluation
         if evaluation is None or not evaluation.measuring or torch.is_grad_enabled():
             return
-        if torch.compiler.is_exporting():
+        if being_exported():
             return
         call = self.evaluation_calls
         if call >= len(self.rows):
@@ -212,9 +244,9 @@ class Watch:
         row = self.next_row()
         if row < 0:
             return x
-        channel = self.channel
         if not torch.compiler.is_dynamo_compiling():
-            return _C.tap(x, channel.recorder, row, reduction)
+            return _C.tap(x, self.recorder, row, reduction)
+        channel = self.traced_channel()
         y: Tensor = torch.ops.tfc_fast.tap.default(
             x, channel.sites, channel.units, channel.order, channel.class_ptr, row, reduction
         )
@@ -248,7 +280,7 @@ def _relu_forward(self: nn.ReLU, input: Tensor) -> Tensor:
     if row < 0:
         return F.relu(input, inplace=inplace)
     if torch.compiler.is_dynamo_compiling():
-        channel = watch.channel
+        channel = watch.traced_channel()
         y: Tensor = torch.ops.tfc_fast.relu_probe.default(
             input,
             channel.sites,
@@ -294,9 +326,7 @@ def _watched_class(original: type[nn.Module]) -> type[nn.Module]:
         (original,),
         {
             "__doc__": original.__doc__,
-            # In a module whose class says that it is in torch.nn, torch.compile takes sizes of
-            # tensors for constants, and would compile again for each new size of a batch.
-            "__module__": __name__,
+            "__module__": original.__module__,  # by which torch.fx knows its leaves
             "__qualname__": original.__qualname__,
             "__reduce_ex__": reduce_ex,
             "forward": _relu_forward if original is nn.ReLU else forward,

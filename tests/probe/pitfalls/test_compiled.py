@@ -138,3 +138,22 @@ def test_batches_may_change_their_size(labelled: bool) -> None:
             np.testing.assert_allclose(
                 compiled[name], eager[name], rtol=1e-4, atol=1e-6, equal_nan=True, err_msg=name
             )
+
+
+def test_batches_may_change_their_size_in_composite_modules_of_torch() -> None:
+    """torch.compile takes what it finds in a module of torch.nn, at any depth, for constants."""
+    torch.compiler.reset()
+    counters.clear()
+    layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, activation=nn.ReLU())
+    model = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+    run = torch.compile(model, backend="aot_eager", fullgraph=True)
+    with Probe(model, ["layers.*.activation", "layers.*.linear2"]) as probe:
+        for rows in (5, 3, 7, 4, 9, 6):
+            run(torch.randn(rows, 4, 8)).square().sum().backward()
+            probe.step()
+    assert counters["stats"]["unique_graphs"] <= 3
+    history = probe.history()
+    assert history["n_rows"].tolist() == [
+        rows for rows in (5, 3, 7, 4, 9, 6) for _ in probe.sites
+    ]
+    assert len(probe.sites) == 4

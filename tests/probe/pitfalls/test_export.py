@@ -1,6 +1,8 @@
-"""torch.export: the program of the model alone, and nothing of it in the records."""
+"""torch.export and torch.fx: the program of the model alone, and nothing of it in the records."""
 
 from __future__ import annotations
+
+import warnings
 
 import pytest
 import torch
@@ -51,11 +53,35 @@ def test_export_leaves_the_probe_out(training: bool, inplace: bool, strict: bool
     assert history["n_rows"].tolist() == [8] * 6
 
 
-def test_export_comes_before_any_step() -> None:
+@pytest.mark.parametrize("strict", [False, True], ids=["traced", "strict"])
+def test_export_comes_before_any_step(strict: bool) -> None:
     network = Network(False)
     x = torch.randn(8, 6)
     with Probe(network, ["relu"]) as probe:
-        assert not any("tfc_fast" in op for op in ops_of(torch.export.export(network, (x,))))
+        program = torch.export.export(network, (x,), strict=strict)
+        assert not any("tfc_fast" in op for op in ops_of(program))
+        assert probe.sites == ("relu",)  # no place was taken for the tap
         network(x).sum().backward()
         probe.step()
     assert set(probe.history()["site"].tolist()) == {"relu", "squash"}
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x).relu()
+
+
+def test_symbolic_tracing_sees_the_model_as_it_is() -> None:
+    network = nn.Sequential(Block(), nn.ReLU(), nn.Dropout(0.0))
+    plain = str(torch.fx.symbolic_trace(network).graph)
+    with warnings.catch_warnings(), Probe(network, ["0", "1"]) as probe:
+        warnings.simplefilter("error")
+        traced = torch.fx.symbolic_trace(network)
+        assert str(traced.graph) == plain
+        network(torch.randn(4, 6)).sum().backward()
+        probe.step()
+    assert probe.history()["site"].tolist() == ["0", "1"]
