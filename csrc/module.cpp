@@ -11,6 +11,7 @@
 #include "ops/gemm.h"
 #include "ops/probe_ops.h"
 #include "ops/recorder.h"
+#include "ops/row_reduction.h"
 
 namespace py = pybind11;
 using tfc::ops::Recorder;
@@ -56,6 +57,12 @@ void translate_torch_errors(std::exception_ptr pointer) {
   }
 }
 
+// Where `x` will be recorded.
+tfc::ops::Site site_of(const at::Tensor& x, Recorder& r, int64_t site, int64_t reduction) {
+  r.reserve(site, tfc::ops::width_of_rows(x, tfc::ops::row_reduction(reduction, "probe")));
+  return {r.sites, r.units, r.order, r.class_ptr, r.class_sums, site, reduction};
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
@@ -78,32 +85,31 @@ PYBIND11_MODULE(_C, m) {
 
   m.def(
       "relu_probe",
-      [](const at::Tensor& x, const Recorder& r, int64_t site, int64_t reduction) {
-        return tfc::ops::relu_probe(x, r.sites, r.units, r.order, r.class_ptr, site, reduction);
+      [](const at::Tensor& x, Recorder& r, int64_t site, int64_t reduction) {
+        return tfc::ops::relu_probe(x, site_of(x, r, site, reduction));
       },
       py::arg("x"), py::arg("recorder"), py::arg("site"), py::arg("reduction") = 0);
   m.def(
       "relu_probe_inplace",
-      [](at::Tensor x, const Recorder& r, int64_t site, int64_t reduction) {
-        return tfc::ops::relu_probe_inplace(std::move(x), r.sites, r.units, r.order, r.class_ptr, site,
-                                            reduction);
+      [](const at::Tensor& x, Recorder& r, int64_t site, int64_t reduction) {
+        return tfc::ops::relu_probe_inplace(x, site_of(x, r, site, reduction));
       },
       py::arg("x"), py::arg("recorder"), py::arg("site"), py::arg("reduction") = 0);
   m.def(
       "tap",
-      [](const at::Tensor& x, const Recorder& r, int64_t site, int64_t reduction) {
-        return tfc::ops::tap(x, r.sites, r.units, r.order, r.class_ptr, site, reduction);
+      [](const at::Tensor& x, Recorder& r, int64_t site, int64_t reduction) {
+        return tfc::ops::tap(x, site_of(x, r, site, reduction));
       },
       py::arg("x"), py::arg("recorder"), py::arg("site"), py::arg("reduction") = 0);
 
   py::class_<Recorder>(m, "Recorder")
       .def(py::init([](int64_t num_sites, int64_t num_classes, int64_t capacity, int64_t window,
-                       int64_t every, int64_t units, std::optional<c10::Device> device) {
-             return tfc::ops::make_recorder({num_sites, num_classes, capacity, window, every, units},
+                       int64_t every, int64_t units, std::optional<c10::Device> device, bool shared) {
+             return tfc::ops::make_recorder({num_sites, num_classes, capacity, window, every, units, shared},
                                             device.value_or(c10::Device(c10::kCPU)));
            }),
            py::arg("num_sites"), py::arg("num_classes"), py::arg("capacity"), py::arg("window"),
-           py::arg("every"), py::arg("units"), py::arg("device") = py::none())
+           py::arg("every"), py::arg("units"), py::arg("device") = py::none(), py::arg("shared") = false)
       .def("use_sites", &Recorder::use_sites, py::arg("count"))
       .def("begin_batch", &Recorder::begin_batch, py::arg("labels"))
       .def("end_step", py::overload_cast<const std::optional<at::Tensor>&>(&Recorder::end_step),
@@ -113,6 +119,14 @@ PYBIND11_MODULE(_C, m) {
       .def("take_error", &Recorder::take_error)
       .def("lost", &Recorder::lost)
       .def("discard_step", &Recorder::discard_step)
+      .def("recording", &Recorder::recording)
+      .def("collect",
+           [](Recorder& r) {
+             const auto c = r.collect();
+             return py::make_tuple(c.step, c.batches, c.units);
+           })
+      .def("own_sums", &Recorder::own_sums, py::arg("batches"))
+      .def("take_sums", &Recorder::take_sums, py::arg("total"), py::arg("batches"), py::arg("processes"))
       .def("take_step", &Recorder::take_step, py::arg("training"))
       .def("restore", &Recorder::restore, py::arg("step"), py::arg("units"), py::arg("placement"))
       .def("placement", &Recorder::placement)
@@ -128,5 +142,6 @@ PYBIND11_MODULE(_C, m) {
       .def_readonly("sites", &Recorder::sites)
       .def_readonly("units", &Recorder::units)
       .def_readonly("order", &Recorder::order)
-      .def_readonly("class_ptr", &Recorder::class_ptr);
+      .def_readonly("class_ptr", &Recorder::class_ptr)
+      .def_readonly("class_sums", &Recorder::class_sums);
 }

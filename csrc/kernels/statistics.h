@@ -163,6 +163,15 @@ TFC_HOST_DEVICE inline void accumulate(const CosineSums& batch, CosineSums& site
   site.zero += batch.zero;
 }
 
+TFC_HOST_DEVICE inline void accumulate(const GateSums& batch, GateSums& site) {
+  site.open += batch.open;
+  site.gates += batch.gates;
+  site.agree_all += batch.agree_all;
+  site.all_pairs += batch.all_pairs;
+  site.agree_within += batch.agree_within;
+  site.within_pairs += batch.within_pairs;
+}
+
 // Adds one micro-batch to what a site holds of the step.
 TFC_HOST_DEVICE inline void accumulate(const BatchSums& batch, BatchSums& site) {
   site.batches += batch.batches;
@@ -174,12 +183,30 @@ TFC_HOST_DEVICE inline void accumulate(const BatchSums& batch, BatchSums& site) 
   site.last_batch = batch.last_batch;
   accumulate(batch.feature, site.feature);
   accumulate(batch.gradient, site.gradient);
-  site.gates.open += batch.gates.open;
-  site.gates.gates += batch.gates.gates;
-  site.gates.agree_all += batch.gates.agree_all;
-  site.gates.all_pairs += batch.gates.all_pairs;
-  site.gates.agree_within += batch.gates.agree_within;
-  site.gates.within_pairs += batch.gates.within_pairs;
+  accumulate(batch.gates, site.gates);
+}
+
+// What a site has recorded of a step over all processes.
+//   local: what this process has, own: its cosines and gates, made of the sums of all processes
+//   summed: `local` of all processes added up, number by number
+// The gradient is that of the mean of the losses of all processes, of which each has its own.
+TFC_HOST_DEVICE inline BatchSums over_processes(const BatchSums& local, const BatchSums& own,
+                                                const BatchSums& summed, double processes) {
+  BatchSums site = own;
+  // Where its units have no place the site has no sums, in all processes alike.
+  site.batches = local.units_begin < 0 ? 0 : summed.batches;
+  site.rows = summed.rows;
+  site.nonfinite = summed.nonfinite;
+  site.labelled = summed.labelled;
+  site.width = local.width;
+  site.last_batch = local.last_batch;
+  site.units_begin = local.units_begin;
+  site.nanoseconds = local.nanoseconds;
+  site.feature.norm = summed.feature.norm;
+  site.feature.zero = summed.feature.zero;
+  site.gradient.norm = summed.gradient.norm / processes;
+  site.gradient.zero = summed.gradient.zero;
+  return site;
 }
 
 // Of the units of a site: those open in no row of this step, in every row of it, in no row of the window.

@@ -143,7 +143,7 @@ class Scratch {
 
 BatchSums run(cpu::Job job, const at::Tensor& feature, const at::Tensor& gradient, const at::Tensor& grad_in,
               const Grouping& groups, const UnitHistory& units, UnitCounts* counts,
-              const ClassSums* class_sums) {
+              const ClassSums* class_sums, const BatchClassSums& classes) {
   const cpu::Kernels& kernels = cpu::kernels();
   const int64_t rows = feature.size(0);
   const int64_t width = feature.size(1);
@@ -210,8 +210,14 @@ BatchSums run(cpu::Job job, const at::Tensor& feature, const at::Tensor& gradien
   column_pass.last_shut = units.last_shut;
   column_pass.step = units.step;
   if (class_sums != nullptr) {
-    column_pass.class_sums = class_sums->sums;
+    column_pass.class_sums[0] = class_sums->sums;
     column_pass.class_lost = class_sums->lost;
+    column_pass.class_pitch = width;
+  } else {
+    column_pass.class_sums[0] = classes.feature;
+    column_pass.class_sums[1] = classes.gradient;
+    column_pass.class_open = classes.open;
+    column_pass.class_pitch = classes.pitch;
   }
   column_pass.open_rows = units.open_rows;
   const int64_t elements_per_strip = std::max<int64_t>(1, num_segments * std::min(width, cpu::kStripUnits));
@@ -244,22 +250,31 @@ BatchSums run(cpu::Job job, const at::Tensor& feature, const at::Tensor& gradien
       of_class[2] += row_pass.totals[s].nonfinite;
     }
   }
+  if (classes.feature != nullptr) {
+    for (int64_t s = 0; s < num_segments; ++s) {
+      const int64_t of_class = segments[s].label * classes.pitch;
+      classes.feature_rows[of_class] += row_pass.totals[s].valid[0];
+      classes.gradient_rows[of_class] += row_pass.totals[s].valid[1];
+      classes.rows[of_class] += segments[s].rows;
+    }
+  }
   return sums;
 }
 
 }  // namespace
 
 BatchSums measure(cpu::Job job, const at::Tensor& feature, const at::Tensor& gradient,
-                  const at::Tensor& grad_in, const Grouping& groups, const UnitHistory& units) {
-  return run(job, feature, gradient, grad_in, groups, units, nullptr, nullptr);
+                  const at::Tensor& grad_in, const Grouping& groups, const UnitHistory& units,
+                  const BatchClassSums& classes) {
+  return run(job, feature, gradient, grad_in, groups, units, nullptr, nullptr, classes);
 }
 
 BatchSums measure(cpu::Job job, const at::Tensor& feature, const Grouping& groups, UnitCounts* counts) {
-  return run(job, feature, {}, {}, groups, {}, counts, nullptr);
+  return run(job, feature, {}, {}, groups, {}, counts, nullptr, {});
 }
 
 BatchSums add_class_sums(const at::Tensor& rows, const Grouping& groups, const ClassSums& to) {
-  return run(cpu::Job::kCosine, rows, {}, {}, groups, {}, nullptr, &to);
+  return run(cpu::Job::kCosine, rows, {}, {}, groups, {}, nullptr, &to, {});
 }
 
 }  // namespace tfc::ops

@@ -64,10 +64,22 @@ struct UnitHistory {
   int32_t* open_rows = nullptr;  // [width]
 };
 
+// What the rows of each class of a batch add up to; it adds up over batches and processes, too. Class c has
+// row c of each, `pitch` doubles apart.
+struct BatchClassSums {
+  double* feature = nullptr;   // in/out: [classes, width] unit rows of the feature
+  double* gradient = nullptr;  // in/out: [classes, width] unit rows of the gradient
+  double* open = nullptr;      // in/out: [classes, width] open gates
+  // in/out: [classes] rows in each of these
+  double *feature_rows = nullptr, *gradient_rows = nullptr, *rows = nullptr;
+  int64_t pitch = 0;
+};
+
 // One batch of rows. `gradient` for jobs kPair and kReluBackward, `grad_in` for kReluBackward; all
 // [n, d] with contiguous rows and of one dtype.
 BatchSums measure(cpu::Job job, const at::Tensor& feature, const at::Tensor& gradient,
-                  const at::Tensor& grad_in, const Grouping& groups, const UnitHistory& units);
+                  const at::Tensor& grad_in, const Grouping& groups, const UnitHistory& units,
+                  const BatchClassSums& classes = {});
 
 struct UnitCounts {
   int64_t dead;

@@ -33,33 +33,51 @@ struct Recording {
   StepHeader& header;
   BatchSums& site;
   UnitHistory units;
+  BatchClassSums classes;
 };
 
-BatchSums& site_of(Tensor& sites, int64_t site) {
-  return *reinterpret_cast<BatchSums*>(sites.mutable_data_ptr<double>() + (1 + site) * kSiteDoubles);
+BatchSums& sums_of(const Site& to) {
+  return *reinterpret_cast<BatchSums*>(to.sites.mutable_data_ptr<double>() + (1 + to.index) * kSiteDoubles);
+}
+
+BatchClassSums class_sums_of(const Site& to, int64_t units_begin) {
+  const int64_t num_sites = to.sites.size(0) - 1;
+  const int64_t pitch = to.class_sums->size(1);
+  const int64_t plane = to.class_sums->size(0) / kClassPlanes * pitch;
+  double* rows = to.class_sums->mutable_data_ptr<double>() + to.index;
+  double* units = to.class_sums->mutable_data_ptr<double>() + num_sites + units_begin;
+  return {units + kFeaturePlane * plane,
+          units + kGradientPlane * plane,
+          units + kOpenPlane * plane,
+          rows + kFeaturePlane * plane,
+          rows + kGradientPlane * plane,
+          rows + kOpenPlane * plane,
+          pitch};
 }
 
 // Places the site's units in the window buffer when it is seen for the first time. A site that finds
 // no room is recorded without them; the recorder makes room between steps.
-Recording open_recording(Tensor& sites, Tensor& units, int64_t site, int64_t width) {
+Recording open_recording(const Site& to, int64_t width) {
   Recording recording{
-      *reinterpret_cast<StepHeader*>(sites.mutable_data_ptr<double>()), site_of(sites, site), {}};
+      *reinterpret_cast<StepHeader*>(to.sites.mutable_data_ptr<double>()), sums_of(to), {}, {}};
   StepHeader& header = recording.header;
   BatchSums& sums = recording.site;
-  TORCH_CHECK_VALUE(sums.units_begin < 0 || sums.width == width,
-                    fault_text(BatchFault::kWidthChanged, site, static_cast<int64_t>(sums.width), width, 0));
+  TORCH_CHECK_VALUE(
+      sums.units_begin < 0 || sums.width == width,
+      fault_text(BatchFault::kWidthChanged, to.index, static_cast<int64_t>(sums.width), width, 0));
   sums.width = static_cast<double>(width);
-  const int64_t capacity = units.size(1);
+  const int64_t capacity = to.units.size(1);
   if (sums.units_begin < 0 && header.units_used + width <= capacity) {
     sums.units_begin = header.units_used;
     header.units_used += width;
   }
-  const int64_t end = static_cast<int64_t>(sums.units_begin) + width;
-  TORCH_CHECK_VALUE(sums.units_begin < 0 || end <= capacity,
-                    fault_text(BatchFault::kUnitsBeyond, site, end, capacity, 0));
-  if (sums.units_begin >= 0) {
-    int32_t* last_open = units.mutable_data_ptr<int32_t>() + static_cast<int64_t>(sums.units_begin);
+  const auto begin = static_cast<int64_t>(sums.units_begin);
+  TORCH_CHECK_VALUE(begin < 0 || begin + width <= capacity,
+                    fault_text(BatchFault::kUnitsBeyond, to.index, begin + width, capacity, 0));
+  if (begin >= 0) {
+    int32_t* last_open = to.units.mutable_data_ptr<int32_t>() + begin;
     recording.units = {last_open, last_open + capacity, static_cast<int32_t>(header.step)};
+    if (to.class_sums.has_value()) recording.classes = class_sums_of(to, begin);
   }
   return recording;
 }
@@ -77,64 +95,69 @@ void check_batch(const Recording& recording, const Grouping& groups, const Tenso
                     fault_text(BatchFault::kLabelCount, 0, labels, feature.size(0), 0, feature.sizes()));
 }
 
-void record(cpu::Job job, const Tensor& grad, const Tensor& feature, Tensor grad_in, const Tensor& order,
-            const Tensor& class_ptr, Tensor& sites, Tensor& units, int64_t site, RowReduction reduction) {
+void record(cpu::Job job, const Tensor& grad, const Tensor& feature, const Tensor& grad_in, const Site& to,
+            RowReduction reduction) {
   const Clock clock;
-  const Grouping samples = grouping(order, class_ptr);
+  const Grouping samples = grouping(to.order, to.class_ptr);
   const Tensor feature_rows = rows_of(feature, reduction);
-  Recording recording = open_recording(sites, units, site, feature_rows.size(1));
+  Recording recording = open_recording(to, feature_rows.size(1));
   check_batch(recording, samples, feature);
   check_grouping(samples, feature, "probe");
   const Grouping groups = grouping_of_rows(samples, feature, reduction);
   const Tensor grad_rows = rows_of(grad, reduction);
   const Tensor grad_in_rows = grad_in.defined() ? rows_of(grad_in, reduction) : grad_in;
-  BatchSums batch = measure(job, feature_rows, grad_rows, grad_in_rows, groups, recording.units);
+  BatchSums batch =
+      measure(job, feature_rows, grad_rows, grad_in_rows, groups, recording.units, recording.classes);
   batch.last_batch = recording.header.batch;
   batch.nanoseconds = clock.nanoseconds();
   accumulate(batch, recording.site);
 }
 
-void tap_backward_cpu(const Tensor& grad, const Tensor& feature, const Tensor& order, const Tensor& class_ptr,
-                      Tensor& sites, Tensor& units, int64_t site, int64_t reduction) {
-  const RowReduction rows = checked_reduction(grad, feature, sites, units, site, reduction, "tap_backward");
-  if (!is_enabled(sites) || !is_supported(feature.scalar_type())) return;
+void record_tap(const Tensor& grad, const Tensor& feature, const Site& to, const char* op) {
+  const RowReduction rows = checked_reduction(grad, feature, to, op);
+  if (!is_enabled(to.sites) || !is_supported(feature.scalar_type())) return;
   const Tensor same = grad.scalar_type() == feature.scalar_type() ? grad : grad.to(feature.scalar_type());
-  record(cpu::Job::kPair, same, feature, {}, order, class_ptr, sites, units, site, rows);
+  record(cpu::Job::kPair, same, feature, {}, to, rows);
+}
+
+void tap_backward_cpu(const Tensor& grad, const Tensor& feature, const Tensor& order, const Tensor& class_ptr,
+                      Tensor& sites, Tensor& units, int64_t site, int64_t reduction,
+                      const std::optional<Tensor>& class_sums) {
+  record_tap(grad, feature, {sites, units, order, class_ptr, class_sums, site, reduction}, "tap_backward");
 }
 
 Tensor relu_probe_backward_cpu(const Tensor& grad, const Tensor& result, const Tensor& order,
                                const Tensor& class_ptr, Tensor& sites, Tensor& units, int64_t site,
-                               int64_t reduction) {
-  const RowReduction rows =
-      checked_reduction(grad, result, sites, units, site, reduction, "relu_probe_backward");
+                               int64_t reduction, const std::optional<Tensor>& class_sums) {
+  const Site to{sites, units, order, class_ptr, class_sums, site, reduction};
+  const RowReduction rows = checked_reduction(grad, result, to, "relu_probe_backward");
+  BatchSums& sums = sums_of(to);
   if (!is_enabled(sites)) {
     const Clock clock;
     Tensor grad_in = at::threshold_backward(grad, result, 0);
-    site_of(sites, site).nanoseconds += clock.nanoseconds();
+    sums.nanoseconds += clock.nanoseconds();
     return grad_in;
   }
   if (!can_fuse(grad, result, rows)) {
-    tap_backward_cpu(grad, result, order, class_ptr, sites, units, site, reduction);
+    record_tap(grad, result, to, "relu_probe_backward");
     return at::threshold_backward(grad, result, 0);
   }
   Tensor grad_in = at::empty_like(grad, grad.options(), at::MemoryFormat::Contiguous);
-  const double& nonfinite = sites.const_data_ptr<double>()[(1 + site) * kSiteDoubles + kNonfiniteIndex];
-  const double nonfinite_before = nonfinite;
-  record(cpu::Job::kReluBackward, grad, result, grad_in, order, class_ptr, sites, units, site, rows);
+  const double nonfinite_before = sums.nonfinite;
+  record(cpu::Job::kReluBackward, grad, result, grad_in, to, rows);
   // In half precision ReLU's own backward rewrites the payload of a NaN; ours keeps it.
   const bool half = result.scalar_type() == at::kBFloat16 || result.scalar_type() == at::kHalf;
-  if (half && nonfinite != nonfinite_before) return at::threshold_backward(grad, result, 0);
+  if (half && sums.nonfinite != nonfinite_before) return at::threshold_backward(grad, result, 0);
   return grad_in;
 }
 
 }  // namespace
 
-bool relu_probe_backward_in_place_cpu(const Tensor& grad, const Tensor& result, const Tensor& order,
-                                      const Tensor& class_ptr, Tensor& sites, Tensor& units, int64_t site,
+bool relu_probe_backward_in_place_cpu(const Tensor& grad, const Tensor& result, const Site& to,
                                       RowReduction reduction) {
   const bool full = result.scalar_type() == at::kFloat || result.scalar_type() == at::kDouble;
-  if (!full || !is_enabled(sites)) return false;
-  record(cpu::Job::kReluBackward, grad, result, grad, order, class_ptr, sites, units, site, reduction);
+  if (!full || !is_enabled(to.sites)) return false;
+  record(cpu::Job::kReluBackward, grad, result, grad, to, reduction);
   return true;
 }
 

@@ -13,6 +13,9 @@
 //   order      int64   [>= n]                     rows sorted by class
 //   class_ptr  int64   [classes + 1], or [0] when there are no labels
 //   reduction  a RowReduction: what the rows of the feature are
+//   class_sums float64 [kClassPlanes * classes, sites + capacity], or none: what the rows of each class add
+//   up
+//              to, for a probe of several processes (see ClassPlane)
 #include <ATen/TensorSubclassLikeUtils.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/relu.h>
@@ -22,6 +25,7 @@
 #include <torch/custom_class.h>
 #include <torch/library.h>
 
+#include <algorithm>
 #include <array>
 #include <utility>
 
@@ -33,7 +37,8 @@ namespace tfc::ops {
 
 using at::Tensor;
 
-void check_state(const Tensor& sites, const Tensor& units, int64_t site, const char* op) {
+void check_state(const Site& site, const char* op) {
+  const Tensor &sites = site.sites, &units = site.units;
   TORCH_CHECK_VALUE(sites.scalar_type() == at::kDouble && sites.dim() == 2 && sites.size(1) == kSiteDoubles &&
                         sites.is_contiguous(),
                     op, ": sites must be a contiguous float64 tensor [1 + sites, ", kSiteDoubles, "], got ",
@@ -42,16 +47,24 @@ void check_state(const Tensor& sites, const Tensor& units, int64_t site, const c
       units.scalar_type() == at::kInt && units.dim() == 2 && units.size(0) == 2 && units.is_contiguous(), op,
       ": units must be a contiguous int32 tensor [2, capacity], got ", units.scalar_type(), " ",
       units.sizes());
-  TORCH_CHECK_INDEX(site >= 0 && site + 1 < sites.size(0), op, ": site ", site, " of ", sites.size(0) - 1);
+  TORCH_CHECK_INDEX(site.index >= 0 && site.index + 1 < sites.size(0), op, ": site ", site.index, " of ",
+                    sites.size(0) - 1);
+  if (!site.class_sums.has_value()) return;
+  const Tensor& sums = *site.class_sums;
+  const int64_t classes = std::max<int64_t>(1, site.class_ptr.numel() - 1);
+  const int64_t columns = sites.size(0) - 1 + units.size(1);
+  TORCH_CHECK_VALUE(sums.scalar_type() == at::kDouble && sums.dim() == 2 && sums.is_contiguous() &&
+                        sums.size(0) == kClassPlanes * classes && sums.size(1) == columns,
+                    op, ": class_sums must be a contiguous float64 tensor [", kClassPlanes * classes, ", ",
+                    columns, "], got ", sums.scalar_type(), " ", sums.sizes());
 }
 
-RowReduction checked_reduction(const Tensor& grad, const Tensor& feature, const Tensor& sites,
-                               const Tensor& units, int64_t site, int64_t reduction, const char* op) {
-  check_state(sites, units, site, op);
+RowReduction checked_reduction(const Tensor& grad, const Tensor& feature, const Site& site, const char* op) {
+  check_state(site, op);
   TORCH_CHECK_VALUE(feature.dim() >= 1, op, ": a watched feature needs a batch dimension, got a scalar");
   TORCH_CHECK_VALUE(grad.sizes() == feature.sizes(), op, ": gradient ", grad.sizes(), " and feature ",
                     feature.sizes(), " differ in shape");
-  return row_reduction(reduction, op);
+  return row_reduction(site.reduction, op);
 }
 
 bool can_fuse(const Tensor& grad, const Tensor& result, RowReduction reduction) {
@@ -72,74 +85,64 @@ constinit std::array<BackwardInPlace, c10::COMPILE_TIME_MAX_DEVICE_TYPES> backwa
 static_assert(static_cast<int>(c10::DeviceType::CPU) == 0);
 
 // Whether the memory of `grad` has become grad_in; if not, nothing has happened.
-bool relu_probe_backward_in_place(const Tensor& grad, const Tensor& result, const Tensor& order,
-                                  const Tensor& class_ptr, Tensor& sites, Tensor& units, int64_t site,
-                                  int64_t reduction) {
-  const RowReduction rows = row_reduction(reduction, "relu_probe_backward");
+bool relu_probe_backward_in_place(const Tensor& grad, const Tensor& result, const Site& site) {
+  const RowReduction rows = row_reduction(site.reduction, "relu_probe_backward");
+  const at::Device device = site.sites.device();
   if (at::isTensorSubclassLike(grad) || at::isTensorSubclassLike(result) ||
-      c10::impl::TorchDispatchModeTLS::any_modes_set() || grad.device() != sites.device() ||
-      result.device() != sites.device() || grad.sizes() != result.sizes() || result.dim() < 1 ||
+      c10::impl::TorchDispatchModeTLS::any_modes_set() || grad.device() != device ||
+      result.device() != device || grad.sizes() != result.sizes() || result.dim() < 1 ||
       !can_fuse(grad, result, rows) || !owns_alone(grad)) {
     return false;
   }
-  const BackwardInPlace backward = backward_in_place[static_cast<size_t>(sites.device().type())];
+  const BackwardInPlace backward = backward_in_place[static_cast<size_t>(device.type())];
   if (backward == nullptr) return false;
-  check_state(sites, units, site, "relu_probe_backward");
-  return backward(grad, result, order, class_ptr, sites, units, site, rows);
+  check_state(site, "relu_probe_backward");
+  return backward(grad, result, site, rows);
 }
 
+using OptionalTensor = std::optional<Tensor>;
+
 Tensor relu_probe_forward(const Tensor& x, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
-                          int64_t, int64_t) {
+                          int64_t, int64_t, const OptionalTensor&) {
   return at::relu(x);
 }
 
 Tensor tap_forward(const Tensor& x, const Tensor&, const Tensor&, const Tensor&, const Tensor&, int64_t,
-                   int64_t) {
+                   int64_t, const OptionalTensor&) {
   return x.clone();
 }
 
 Tensor relu_probe_backward_meta(const Tensor& grad, const Tensor& result, const Tensor&, const Tensor&,
-                                Tensor&, Tensor&, int64_t, int64_t) {
+                                Tensor&, Tensor&, int64_t, int64_t, const OptionalTensor&) {
   return at::threshold_backward(grad, result, 0);  // the same strides
 }
 
 void tap_backward_meta(const Tensor&, const Tensor&, const Tensor&, const Tensor&, Tensor&, Tensor&, int64_t,
-                       int64_t) {}
+                       int64_t, const OptionalTensor&) {}
 
 // ---- autograd --------------------------------------------------------------------------------
 
-Tensor call_relu_probe_backward(const Tensor& grad, const Tensor& result, const Tensor& order,
-                                const Tensor& class_ptr, Tensor& sites, Tensor& units, int64_t site,
-                                int64_t reduction) {
+Tensor call_relu_probe_backward(const Tensor& grad, const Tensor& result, Site& to) {
   static const auto op = c10::Dispatcher::singleton()
                              .findSchemaOrThrow("tfc_fast::relu_probe_backward", "")
                              .typed<decltype(relu_probe_backward_meta)>();
-  return op.call(grad, result, order, class_ptr, sites, units, site, reduction);
+  return op.call(grad, result, to.order, to.class_ptr, to.sites, to.units, to.index, to.reduction,
+                 to.class_sums);
 }
 
-void call_tap_backward(const Tensor& grad, const Tensor& feature, const Tensor& order,
-                       const Tensor& class_ptr, Tensor& sites, Tensor& units, int64_t site,
-                       int64_t reduction) {
+void call_tap_backward(const Tensor& grad, const Tensor& feature, Site& to) {
   static const auto op = c10::Dispatcher::singleton()
                              .findSchemaOrThrow("tfc_fast::tap_backward", "")
                              .typed<decltype(tap_backward_meta)>();
-  op.call(grad, feature, order, class_ptr, sites, units, site, reduction);
+  op.call(grad, feature, to.order, to.class_ptr, to.sites, to.units, to.index, to.reduction, to.class_sums);
 }
 
 // The probe's tensors, for one site. They ride in saved_data: they change between forward and
-// backward, which the version check on saved variables would refuse. One object instead of five
+// backward, which the version check on saved variables would refuse. One object instead of six
 // arguments, so that autograd does not take the tensors for inputs of the node.
 struct State : torch::CustomClassHolder {
-  State(const Tensor& sites_, const Tensor& units_, const Tensor& order_, const Tensor& class_ptr_,
-        int64_t site_, int64_t reduction_)
-      : sites(sites_),
-        units(units_),
-        order(order_),
-        class_ptr(class_ptr_),
-        site(site_),
-        reduction(reduction_) {}
-  Tensor sites, units, order, class_ptr;
-  int64_t site, reduction;
+  explicit State(Site site_) : site(std::move(site_)) {}
+  Site site;
   bool recorded = false;
 };
 using StatePtr = c10::intrusive_ptr<State>;
@@ -170,13 +173,11 @@ struct Node {
     } else if (at::GradMode::is_enabled()) {
       {
         at::NoGradGuard no_grad;
-        call_tap_backward(grad.detach(), feature.detach(), state->order, state->class_ptr, state->sites,
-                          state->units, state->site, state->reduction);
+        call_tap_backward(grad.detach(), feature.detach(), state->site);
       }
       grads[0] = differentiable(grad, feature);
     } else {
-      grads[0] = fused(grad, feature, state->order, state->class_ptr, state->sites, state->units, state->site,
-                       state->reduction);
+      grads[0] = fused(grad, feature, state->site);
     }
     state->recorded = true;
     return grads;
@@ -187,19 +188,14 @@ Tensor relu_backward(const Tensor& grad, const Tensor& result) {
   return at::threshold_backward(grad, result, 0);
 }
 Tensor identity_backward(const Tensor& grad, const Tensor&) { return grad; }
-Tensor record_identity(const Tensor& grad, const Tensor& feature, const Tensor& order,
-                       const Tensor& class_ptr, Tensor& sites, Tensor& units, int64_t site,
-                       int64_t reduction) {
-  call_tap_backward(grad, feature, order, class_ptr, sites, units, site, reduction);
+Tensor record_identity(const Tensor& grad, const Tensor& feature, Site& site) {
+  call_tap_backward(grad, feature, site);
   return grad;
 }
 
-Tensor fused_relu_backward(const Tensor& grad, const Tensor& result, const Tensor& order,
-                           const Tensor& class_ptr, Tensor& sites, Tensor& units, int64_t site,
-                           int64_t reduction) {
-  if (relu_probe_backward_in_place(grad, result, order, class_ptr, sites, units, site, reduction))
-    return grad;
-  return call_relu_probe_backward(grad, result, order, class_ptr, sites, units, site, reduction);
+Tensor fused_relu_backward(const Tensor& grad, const Tensor& result, Site& site) {
+  if (relu_probe_backward_in_place(grad, result, site)) return grad;
+  return call_relu_probe_backward(grad, result, site);
 }
 
 struct ReluProbe : torch::autograd::Function<ReluProbe> {
@@ -243,13 +239,17 @@ struct Tap : torch::autograd::Function<Tap> {
 };
 
 Tensor relu_probe_autograd(const Tensor& x, const Tensor& sites, const Tensor& units, const Tensor& order,
-                           const Tensor& class_ptr, int64_t site, int64_t reduction) {
-  return ReluProbe::apply(x, c10::make_intrusive<State>(sites, units, order, class_ptr, site, reduction));
+                           const Tensor& class_ptr, int64_t site, int64_t reduction,
+                           const OptionalTensor& class_sums) {
+  return ReluProbe::apply(
+      x, c10::make_intrusive<State>(Site{sites, units, order, class_ptr, class_sums, site, reduction}));
 }
 
 Tensor tap_autograd(const Tensor& x, const Tensor& sites, const Tensor& units, const Tensor& order,
-                    const Tensor& class_ptr, int64_t site, int64_t reduction) {
-  return Tap::apply(x, c10::make_intrusive<State>(sites, units, order, class_ptr, site, reduction));
+                    const Tensor& class_ptr, int64_t site, int64_t reduction,
+                    const OptionalTensor& class_sums) {
+  return Tap::apply(
+      x, c10::make_intrusive<State>(Site{sites, units, order, class_ptr, class_sums, site, reduction}));
 }
 
 }  // namespace
@@ -258,25 +258,23 @@ void register_backward_in_place(c10::DeviceType device, BackwardInPlace backward
   backward_in_place[static_cast<size_t>(device)] = backward;
 }
 
-Tensor relu_probe_inplace(Tensor x, const Tensor& sites, const Tensor& units, const Tensor& order,
-                          const Tensor& class_ptr, int64_t site, int64_t reduction) {
-  return InplaceReluProbe::apply(std::move(x),
-                                 c10::make_intrusive<State>(sites, units, order, class_ptr, site, reduction));
+Tensor relu_probe_inplace(Tensor x, const Site& site) {
+  return InplaceReluProbe::apply(std::move(x), c10::make_intrusive<State>(site));
 }
 
-Tensor relu_probe(const Tensor& x, const Tensor& sites, const Tensor& units, const Tensor& order,
-                  const Tensor& class_ptr, int64_t site, int64_t reduction) {
+Tensor relu_probe(const Tensor& x, const Site& site) {
   static const auto op = c10::Dispatcher::singleton()
                              .findSchemaOrThrow("tfc_fast::relu_probe", "")
                              .typed<decltype(relu_probe_forward)>();
-  return op.call(x, sites, units, order, class_ptr, site, reduction);
+  return op.call(x, site.sites, site.units, site.order, site.class_ptr, site.index, site.reduction,
+                 site.class_sums);
 }
 
-Tensor tap(const Tensor& x, const Tensor& sites, const Tensor& units, const Tensor& order,
-           const Tensor& class_ptr, int64_t site, int64_t reduction) {
+Tensor tap(const Tensor& x, const Site& site) {
   static const auto op =
       c10::Dispatcher::singleton().findSchemaOrThrow("tfc_fast::tap", "").typed<decltype(tap_forward)>();
-  return op.call(x, sites, units, order, class_ptr, site, reduction);
+  return op.call(x, site.sites, site.units, site.order, site.class_ptr, site.index, site.reduction,
+                 site.class_sums);
 }
 
 }  // namespace tfc::ops
@@ -284,16 +282,16 @@ Tensor tap(const Tensor& x, const Tensor& sites, const Tensor& units, const Tens
 TORCH_LIBRARY_FRAGMENT(tfc_fast, m) {
   m.def(
       "relu_probe(Tensor x, Tensor sites, Tensor units, Tensor order, Tensor class_ptr, int site, int "
-      "reduction=0) -> Tensor");
+      "reduction=0, Tensor? class_sums=None) -> Tensor");
   m.def(
       "relu_probe_backward(Tensor grad, Tensor result, Tensor order, Tensor class_ptr, Tensor(a!) sites, "
-      "Tensor(b!) units, int site, int reduction=0) -> Tensor");
+      "Tensor(b!) units, int site, int reduction=0, Tensor(c!)? class_sums=None) -> Tensor");
   m.def(
-      "tap(Tensor x, Tensor sites, Tensor units, Tensor order, Tensor class_ptr, int site, int reduction=0) "
-      "-> Tensor");
+      "tap(Tensor x, Tensor sites, Tensor units, Tensor order, Tensor class_ptr, int site, int reduction=0, "
+      "Tensor? class_sums=None) -> Tensor");
   m.def(
       "tap_backward(Tensor grad, Tensor feature, Tensor order, Tensor class_ptr, Tensor(a!) sites, "
-      "Tensor(b!) units, int site, int reduction=0) -> ()");
+      "Tensor(b!) units, int site, int reduction=0, Tensor(c!)? class_sums=None) -> ()");
 }
 
 TORCH_LIBRARY_IMPL(tfc_fast, Meta, m) {

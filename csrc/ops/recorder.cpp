@@ -10,10 +10,12 @@
 #include <chrono>
 #include <cstddef>
 #include <limits>
+#include <numeric>
 #include <utility>
 
 #include "../kernels/cpu/summary.h"
 #include "measure.h"
+#include "probe_ops.h"
 
 namespace tfc::ops {
 namespace {
@@ -41,6 +43,7 @@ Recorder::Recorder(const RecorderShape& shape, c10::Device device)
       order(at::zeros({shape.num_classes > 0 ? 1 : 0}, at::TensorOptions(device).dtype(at::kLong))),
       class_ptr(at::zeros({shape.num_classes > 0 ? shape.num_classes + 1 : 0},
                           at::TensorOptions(device).dtype(at::kLong))),
+      class_sums(shape.shared ? std::optional(new_class_sums(units.size(1))) : std::nullopt),
       every_(shape.every) {}
 
 // On the host: the first step is recorded, no site has a place.
@@ -53,6 +56,11 @@ at::Tensor Recorder::first_sites() const {
   for (int64_t i = 0; i < shape_.num_sites; ++i) site_of(first, i) = BatchSums{};
   header_of(first) = {1, 1, 0, kNoLabels, static_cast<double>(shape_.window), 0};
   return first;
+}
+
+at::Tensor Recorder::new_class_sums(int64_t capacity) const {
+  const int64_t classes = std::max<int64_t>(1, shape_.num_classes);
+  return at::zeros({kClassPlanes * classes, shape_.num_sites + capacity}, sites.options());
 }
 
 void Recorder::use_sites(int64_t count) {
@@ -76,7 +84,79 @@ void Recorder::take_step(const Recorder& training) {
   constexpr int64_t kStepIndex = offsetof(StepHeader, step) / sizeof(double);
   const auto step_of = [](const Recorder& recorder) { return recorder.sites[0].narrow(0, kStepIndex, 1); };
   step_of(*this).copy_(step_of(training)).sub_(1);
-  units.set_(new_units(std::max(units.size(1), training.units.size(1))));
+  set_units(new_units(std::max(units.size(1), training.units.size(1))));
+}
+
+void Recorder::refuse_to_share() {
+  TORCH_CHECK_VALUE(false,
+                    "process_group: records of several processes are made on the CPU only; leave it "
+                    "out, and each process records the rows of its own device");
+}
+
+void Recorder::set_units(const at::Tensor& larger) {
+  units.set_(larger);
+  if (class_sums) class_sums->set_(new_class_sums(larger.size(1)));
+}
+
+void Recorder::grow_units(int64_t capacity) {
+  const int64_t before = units.size(1);
+  const at::Tensor larger = new_units(capacity);
+  larger.narrow(1, 0, before).copy_(units);
+  retire(units.alias());
+  const at::Tensor sums = class_sums ? class_sums->alias() : at::Tensor();
+  set_units(larger);
+  if (class_sums) class_sums->narrow(1, 0, sums.size(1)).copy_(sums);
+}
+
+void Recorder::reserve(int64_t site, int64_t width) {
+  if (wanted_width_.empty()) wanted_width_.resize(static_cast<size_t>(shape_.num_sites));
+  int64_t& wanted = wanted_width_.at(static_cast<size_t>(site));
+  if (wanted == width) return;
+  wanted = width;
+  const int64_t all = std::reduce(wanted_width_.begin(), wanted_width_.end());
+  if (all > units.size(1)) grow_units(std::max(all, 2 * units.size(1)));
+}
+
+void Recorder::end_batch() {
+  bool seen = false;
+  for (int64_t i = 0; i < active_ && !seen; ++i) seen = has_recorded(i);
+  if (!seen || !recording()) return;
+  batches_.push_back(class_sums->narrow(1, 0, columns()).clone());
+  class_sums->zero_();
+}
+
+void Recorder::discard_step() {
+  batches_.clear();
+  if (class_sums) class_sums->zero_();
+}
+
+Recorder::Collected Recorder::collect() {
+  TORCH_CHECK(class_sums.has_value(), "recorder: not shared with other processes");
+  end_batch();
+  return {current_step(), static_cast<int64_t>(batches_.size()), units_used()};
+}
+
+at::Tensor Recorder::own_sums(int64_t batches) const {
+  const int64_t rows = class_sums->size(0), of_sites = active_ * kSiteDoubles;
+  const int64_t own = static_cast<int64_t>(batches_.size());
+  TORCH_CHECK_VALUE(batches >= own, "own_sums: of ", batches, " micro-batches, but there are ", own);
+  at::Tensor out = at::zeros({batches * rows * columns() + of_sites + 2}, sites.options());
+  const at::Tensor planes = out.narrow(0, 0, batches * rows * columns()).view({batches, rows, columns()});
+  for (int64_t m = 0; m < own; ++m) planes[m].copy_(batches_[static_cast<size_t>(m)]);
+  out.narrow(0, planes.numel(), of_sites).view({active_, kSiteDoubles}).copy_(sites.narrow(0, 1, active_));
+  return out;
+}
+
+void Recorder::take_sums(const at::Tensor& total, int64_t batches, int64_t processes) {
+  const int64_t rows = class_sums->size(0), of_sites = active_ * kSiteDoubles;
+  const int64_t of_planes = batches * rows * columns();
+  TORCH_CHECK_VALUE(total.scalar_type() == at::kDouble && total.is_contiguous() &&
+                        total.device() == sites.device() && total.numel() == of_planes + of_sites + 2,
+                    "take_sums: wanted float64 [", of_planes + of_sites + 2, "] on ", sites.device(),
+                    ", got ", total.scalar_type(), " ", total.sizes(), " on ", total.device());
+  combine(total.narrow(0, 0, of_planes).view({batches, rows, columns()}),
+          total.narrow(0, of_planes, of_sites).view({active_, kSiteDoubles}), processes);
+  batches_.clear();
 }
 
 at::Tensor Recorder::new_units(int64_t capacity) const {
@@ -147,7 +227,8 @@ void Recorder::restore(int64_t step, const at::Tensor& saved_units, const at::Te
   header.step = static_cast<double>(step + 1);
   header.enabled = step % every_ == 0;
   header.units_used = static_cast<double>(used);
-  units.set_(saved_units.to(units.device(), at::kInt, /*non_blocking=*/false, /*copy=*/true).contiguous());
+  set_units(saved_units.to(units.device(), at::kInt, /*non_blocking=*/false, /*copy=*/true).contiguous());
+  batches_.clear();
   sites.copy_(restored);
   restart(step, placed);
 }
@@ -180,8 +261,12 @@ class HostRecorder final : public Recorder {
   bool end_step(const std::optional<at::Tensor>& loss) override;
   std::tuple<at::Tensor, at::Tensor, at::Tensor> drain(bool wait) override;
   void discard_step() override;
+  bool recording() const override { return header().enabled != 0; }
 
  private:
+  int64_t current_step() const override { return static_cast<int64_t>(header().step); }
+  int64_t units_used() const override { return static_cast<int64_t>(header().units_used); }
+  void combine(const at::Tensor& sums, const at::Tensor& summed, int64_t processes) override;
   void restart(int64_t, const at::Tensor&) override { used_ = 0; }
   // Sites that stayed without window statistics because the buffer was full get room.
   void make_room();
@@ -207,6 +292,7 @@ void HostRecorder::use_sites(int64_t count) {
 
 void HostRecorder::begin_batch(const std::optional<at::Tensor>& labels) {
   const int64_t start = now();
+  if (class_sums) end_batch();
   if (shape().num_classes > 0 && header().enabled != 0) {
     check_labels_given(labels);
     // Labels as they usually come are read where they lie: between two matrix products every call into
@@ -276,7 +362,29 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> HostRecorder::drain(bool) {
   return {values, steps, losses};
 }
 
+void HostRecorder::combine(const at::Tensor& sums, const at::Tensor& summed, int64_t processes) {
+  const auto step = static_cast<int32_t>(header().step);
+  const int64_t capacity = units.size(1);
+  cpu::ClassTotals totals{
+      sums.const_data_ptr<double>(), sums.size(0), sums.size(1) / kClassPlanes, sums.size(2), 0, 0, 0};
+  const auto* of_site = reinterpret_cast<const BatchSums*>(summed.const_data_ptr<double>());
+  for (int64_t i = 0; i < active(); ++i) {
+    BatchSums& local = site(i);
+    BatchSums own;
+    if (local.units_begin >= 0) {
+      const auto begin = static_cast<int64_t>(local.units_begin);
+      totals.rows_at = i;
+      totals.units_at = shape().num_sites + begin;
+      totals.width = static_cast<int64_t>(local.width);
+      int32_t* last_open = units.mutable_data_ptr<int32_t>() + begin;
+      own = cpu::sums_over_classes(totals, step, last_open, last_open + capacity);
+    }
+    local = over_processes(local, own, of_site[i], static_cast<double>(processes));
+  }
+}
+
 void HostRecorder::discard_step() {
+  Recorder::discard_step();
   for (int64_t i = 0; i < active(); ++i) reset(site(i));
   header().batch_rows = kNoLabels;
 }
@@ -286,11 +394,7 @@ void HostRecorder::make_room() {
   for (int64_t i = 0; i < active(); ++i) {
     if (site(i).units_begin < 0) missing += static_cast<int64_t>(site(i).width);
   }
-  if (missing == 0) return;
-  const int64_t used = static_cast<int64_t>(header().units_used);
-  at::Tensor larger = new_units(used + 2 * missing);
-  larger.narrow(1, 0, used).copy_(units.narrow(1, 0, used));
-  units.set_(larger);
+  if (missing > 0) grow_units(units.size(1) + 2 * missing);
 }
 
 std::unique_ptr<Recorder> make_host_recorder(const RecorderShape& shape, c10::Device device) {

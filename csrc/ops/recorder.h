@@ -26,6 +26,8 @@ struct RecorderShape {
   int64_t capacity;     // steps of the ring
   int64_t window, every;
   int64_t units;  // room for that many units in the window buffer at first
+  // Whether other processes record the same steps; each with rows of its own, of which all records are.
+  bool shared = false;
 };
 
 class Recorder {
@@ -53,7 +55,20 @@ class Recorder {
   virtual int64_t lost() const { return 0; }
 
   // Forgets what the open step has gathered (a step that failed half way).
-  virtual void discard_step() = 0;
+  virtual void discard_step();
+
+  // Of a shared recorder, before end_step of a step that is recorded: `collect` in all processes, then
+  // `own_sums` added up over them (the last two numbers are the caller's), then `take_sums`.
+  virtual bool recording() const = 0;
+  // -> number of the step, micro-batches of this process, units in use.
+  struct Collected {
+    int64_t step, batches, units;
+  };
+  Collected collect();
+  at::Tensor own_sums(int64_t batches) const;  // of `batches` micro-batches, at least the own: float64 [any]
+  void take_sums(const at::Tensor& total, int64_t batches, int64_t processes);
+  // Makes room for the units of a site that will be recorded.
+  void reserve(int64_t site, int64_t width);
 
   // For the recorder of evaluations: what comes next belongs to the last step that `training` has closed, no
   // unit was seen before, and there is room for as many. Waits for nothing.
@@ -87,6 +102,7 @@ class Recorder {
   // The same tensors for the life of the recorder, since nodes of a graph hold them from forward to
   // backward: they grow in place.
   const at::Tensor sites, units, order, class_ptr;
+  const std::optional<at::Tensor> class_sums;  // of a shared one
 
  protected:
   Recorder(const RecorderShape& shape, c10::Device device);
@@ -99,8 +115,19 @@ class Recorder {
   void check_labels_given(const std::optional<at::Tensor>& labels) const;
   static void check_loss(const at::Tensor& loss);
 
-  // A window buffer in which no unit was ever open or shut, on the device of the recorder.
-  at::Tensor new_units(int64_t capacity) const;
+  // Room for that many units; those that have a place keep it.
+  void grow_units(int64_t capacity);
+  // A shared recorder puts the sums of the micro-batch aside and begins a new one.
+  void end_batch();
+  // Of shared recorders; there are none on devices.
+  virtual int64_t current_step() const { refuse_to_share(); }
+  virtual int64_t units_used() const { refuse_to_share(); }
+  // Puts what follows from the sums over all processes into `sites`.
+  //   sums: [batches, kClassPlanes * classes, sites + units]; summed: [active, kSiteDoubles]
+  virtual void combine(const at::Tensor&, const at::Tensor&, int64_t) { refuse_to_share(); }
+  [[noreturn]] static void refuse_to_share();
+  // Memory that has been outgrown, which a captured graph may still write.
+  virtual void retire(const at::Tensor&) {}
   // Begins with empty hands at what restore has put into `sites`; placement: int64 [sites, 2] on the host.
   virtual void restart(int64_t step, const at::Tensor& placement) = 0;
 
@@ -114,9 +141,17 @@ class Recorder {
 
  private:
   at::Tensor first_sites() const;
+  // A window buffer in which no unit was ever open or shut, on the device of the recorder.
+  at::Tensor new_units(int64_t capacity) const;
+  // The window buffer is another one; class_sums keep their width and are emptied.
+  void set_units(const at::Tensor& larger);
+  at::Tensor new_class_sums(int64_t capacity) const;
+  int64_t columns() const { return shape_.num_sites + units_used(); }  // of class_sums that are in use
 
   int64_t active_ = 0;
   int64_t every_;
+  std::vector<at::Tensor> batches_;    // sums of the micro-batches of the open step, [planes, columns]
+  std::vector<int64_t> wanted_width_;  // of each site, by `reserve`
   Costs costs_{};
   int64_t last_end_ = 0;  // clock at the end of the last step, ns; 0: none
 };

@@ -43,6 +43,17 @@ at::Tensor rows_of(const at::Tensor& x, RowReduction reduction) {
   }
 }
 
+int64_t width_of_rows(const at::Tensor& x, RowReduction reduction) {
+  switch (effective(x, reduction)) {
+    case RowReduction::kPool:
+      return x.size(1);
+    case RowReduction::kTokens:
+      return x.size(-1);
+    default:
+      return x.dim() == 0 ? 0 : c10::multiply_integers(x.sizes().slice(1));
+  }
+}
+
 int64_t rows_per_sample(const at::Tensor& x, RowReduction reduction) {
   if (effective(x, reduction) != RowReduction::kTokens) return 1;
   return c10::multiply_integers(x.sizes().slice(1, static_cast<size_t>(x.dim() - 2)));

@@ -15,6 +15,8 @@ RowReduction row_reduction(int64_t number, const char* op);
 // [n, ...] -> [rows, d] with contiguous rows; the same number of rows for each sample, those of one sample
 // together. Views where the strides allow it, but for means.
 at::Tensor rows_of(const at::Tensor& x, RowReduction reduction);
+// Units of those rows, d, without looking at them.
+int64_t width_of_rows(const at::Tensor& x, RowReduction reduction);
 int64_t rows_per_sample(const at::Tensor& x, RowReduction reduction);
 
 // Whether the rows are the elements of `x`, each once, so that to write the rows is to write `x`.

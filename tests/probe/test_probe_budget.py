@@ -293,7 +293,7 @@ def test_a_real_meter_knows_both_kinds_of_steps() -> None:
     assert 0 < skipped < total
     assert 0 < plain < total
     assert 0 < recorded < total
-    assert recorded + skipped + probe._drain_seconds - plain == pytest.approx(
+    assert recorded + skipped + probe._seconds_outside - plain == pytest.approx(
         32e-6 * overhead.microseconds_per_step
     )
 

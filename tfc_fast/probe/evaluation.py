@@ -14,6 +14,7 @@ from torch import Tensor
 from tfc_fast import _extension
 from tfc_fast.phases import EventDetector
 from tfc_fast.probe.outlet import Outlet
+from tfc_fast.probe.processes import Processes
 from tfc_fast.records import Records, Sink
 
 _C = _extension._C
@@ -42,6 +43,7 @@ class Evaluation:
         names: Names of the sites, a list that grows.
         sinks: Where the records go besides the history.
         history_records: Records that the history keeps, None for all.
+        processes: The processes whose rows are measured together, if there are several.
     """
 
     def __init__(
@@ -50,7 +52,9 @@ class Evaluation:
         names: list[str],
         sinks: Sequence[Sink],
         history_records: int | None,
+        processes: Processes | None,
     ) -> None:
+        self._processes = processes
         self._training = training
         recorder = _C.Recorder(
             num_sites=training.sites.size(0) - 1,
@@ -60,6 +64,7 @@ class Evaluation:
             every=1,
             units=1,
             device=training.sites.device,
+            shared=processes is not None,
         )
         self._recorder = recorder
         self._names = names
@@ -80,6 +85,7 @@ class Evaluation:
         self.units = recorder.units
         self.order = recorder.order
         self.class_ptr = recorder.class_ptr
+        self.class_sums = recorder.class_sums
 
     def begin_batch(self, labels: Tensor | None) -> None:
         """Measure the next forward."""
@@ -93,6 +99,7 @@ class Evaluation:
 
         Raises:
             ValueError: No batch was announced.
+            RuntimeError: The other processes did not come, see `Processes`.
         """
         if not self._open:
             raise ValueError(
@@ -102,6 +109,8 @@ class Evaluation:
             )
         self._open = self.measuring = False
         self._recorder.use_sites(len(self._names))
+        if self._processes is not None:
+            loss = self._processes.combine(self._recorder, self._names, loss)
         self._recorder.end_step(loss)
         self._outlet.drain(wait=False)
 

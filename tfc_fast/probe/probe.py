@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from time import perf_counter
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,11 +20,15 @@ from tfc_fast.probe.description import Description, describe
 from tfc_fast.probe.evaluation import Evaluation, Split, is_evaluation
 from tfc_fast.probe.outlet import Outlet, for_each
 from tfc_fast.probe.overhead import Overhead, measured_overhead
+from tfc_fast.probe.processes import Processes
 from tfc_fast.probe.reductions import Reductions, SiteReductions
 from tfc_fast.probe.sites import Sites, SiteSelection
 from tfc_fast.probe.taps import Taps, attach_taps, detach_taps
 from tfc_fast.probe.watch import Channel, start_watching, stop_watching
 from tfc_fast.records import Records, Sink
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 _C = _extension._C
 
@@ -84,6 +88,15 @@ class Probe:
             default: the chosen modules and 64 more.
         stop_on: Events that set `stop_event`, such as `["stuck", "nonfinite"]`; see `on`.
         events: What finds events; default: `tfc_fast.phases.EventDetector(window=window)`.
+        process_group: Process group of torch.distributed whose processes train the same model on
+            rows of their own (DDP, FSDP), such as `torch.distributed.group.WORLD`. Then records
+            are of the rows of all of them, as if one process had the whole batch: at each recorded
+            step their sums over the rows of each class are added up (all-reduce). Every process
+            must make its probe alike and call `batch` and `step` equally often. `loss` is the mean
+            of the losses given to `step`, and gradients are those of that mean. All processes have
+            the same history and find the same events; only the first one writes to sinks.
+        group_timeout: Seconds that `step` waits for the other processes; default: what the group
+            was made with.
 
     Raises:
         TypeError: An argument is of the wrong type.
@@ -129,6 +142,8 @@ class Probe:
         max_sites: int | None = None,
         stop_on: Iterable[EventKind] = (),
         events: EventDetector | None = None,
+        process_group: ProcessGroup | None = None,
+        group_timeout: float | None = None,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model: wanted a torch.nn.Module, got {type(model).__name__}")
@@ -147,6 +162,15 @@ class Probe:
         stop_on = checked_kinds("stop_on", stop_on)
         if events is not None and not isinstance(events, EventDetector):
             raise TypeError(f"events: wanted an EventDetector, got {type(events).__name__}")
+        self._processes = None if process_group is None else Processes(process_group, group_timeout)
+        if self._processes is not None:
+            if share is not None:
+                raise ValueError(
+                    "budget: each process would thin itself in its own way; with process_group "
+                    "give every= instead"
+                )
+            if self._processes.rank > 0:
+                sinks = eval_sinks = ()
         self._selection = SiteSelection(sites)
         self._modules = self._selection.modules(model)
         chosen = {id(module) for _, module in self._modules}
@@ -167,6 +191,7 @@ class Probe:
             every=every,
             units=_UNITS_PER_SITE * max(1, len(self._modules)),
             device=device_of(model),
+            shared=self._processes is not None,
         )
         self._channel = Channel(
             self._recorder,
@@ -175,7 +200,7 @@ class Probe:
             reductions=reductions,
         )
         self._evaluation = Evaluation(
-            self._recorder, self._channel.names, eval_sinks, history_records
+            self._recorder, self._channel.names, eval_sinks, history_records, self._processes
         )
         self._channel.evaluation = self._evaluation
         self._watches = [self._channel.watch(name) for name, _ in self._modules]
@@ -188,7 +213,7 @@ class Probe:
             events or EventDetector(window=window),
             stop_on,
         )
-        self._drain_seconds = 0.0
+        self._seconds_outside = 0.0  # of the recorder's clock
         self._every = every
         self._budget = (
             None
@@ -197,7 +222,7 @@ class Probe:
                 share,
                 every,
                 self._recorder,
-                lambda: self._drain_seconds,
+                lambda: self._seconds_outside,
                 self._channel.leave_out_half,
             )
         )
@@ -314,7 +339,8 @@ class Probe:
             split: `"train"` or `"eval"`.
 
         Raises:
-            RuntimeError: The probe is not attached.
+            RuntimeError: The probe is not attached; or other processes of its group did not close
+                this step in time, or have other sites. Then the step is not recorded.
             ValueError: `loss` has more than one element; there is no such split, or nothing was
                 measured for it; or, on a GPU, an earlier batch was wrong.
             OSError: A sink could not store its records; they are kept and tried again next time.
@@ -325,6 +351,10 @@ class Probe:
             self._evaluation.end(loss)
             return
         self._evaluation.discard()
+        if self._processes is not None:
+            start = perf_counter()
+            loss = self._processes.combine(self._recorder, self._channel.names, loss)
+            self._seconds_outside += perf_counter() - start
         due = self._recorder.end_step(loss)
         if (
             self._num_classes is None
@@ -333,7 +363,7 @@ class Probe:
         if due:
             start = perf_counter()
             self._outlet.drain(wait=False)
-            self._drain_seconds += perf_counter() - start
+            self._seconds_outside += perf_counter() - start
         if self._budget is not None:
             self._budget.step_ended()
 
@@ -467,7 +497,7 @@ class Probe:
             `Overhead`: microseconds per step, per cent of the time between the ends of steps, and
             the number of steps measured. NaN before the second step.
         """
-        return measured_overhead(self._recorder, self._drain_seconds, self._budget)
+        return measured_overhead(self._recorder, self._seconds_outside, self._budget)
 
     def state_dict(self) -> dict[str, Any]:
         """The step counter and the windows of unit activity, to go on after an interruption.

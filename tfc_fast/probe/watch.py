@@ -20,6 +20,7 @@ from tfc_fast import _extension
 from tfc_fast.probe.evaluation import Evaluation
 from tfc_fast.probe.outputs import feature_at, feature_place, with_feature
 from tfc_fast.probe.reductions import REDUCTIONS, SiteReductions
+from tfc_fast.probe.traced import TracedReLU, TracedTap
 from tfc_fast.records import Records
 
 _C = _extension._C
@@ -74,6 +75,7 @@ class Channel:
         self.units = recorder.units
         self.order = recorder.order
         self.class_ptr = recorder.class_ptr
+        self.class_sums = recorder.class_sums
         self.number = next(_numbers)
 
     def open(self) -> None:
@@ -234,6 +236,7 @@ class Watch:
             evaluation.units,
             self.rows[call],
             reduction,
+            evaluation.class_sums,
         )
 
     def tap(self, x: Tensor, reduction: int) -> Tensor:
@@ -246,11 +249,28 @@ class Watch:
             return x
         if not torch.compiler.is_dynamo_compiling():
             return _C.tap(x, self.recorder, row, reduction)
-        channel = self.traced_channel()
-        y: Tensor = torch.ops.tfc_fast.tap.default(
-            x, channel.sites, channel.units, channel.order, channel.class_ptr, row, reduction
-        )
-        return y
+        return traced(TracedTap, x, self.traced_channel(), row, reduction)
+
+
+def traced(
+    function: type[TracedReLU] | type[TracedTap],
+    x: Tensor,
+    channel: Channel,
+    row: int,
+    reduction: int,
+) -> Tensor:
+    """What torch.compile is to make of a watched place."""
+    y: Tensor = function.apply(  # type: ignore[no-untyped-call]
+        x,
+        channel.sites,
+        channel.units,
+        channel.order,
+        channel.class_ptr,
+        channel.class_sums,
+        row,
+        reduction,
+    )
+    return y
 
 
 def _without_watch(reduced: tuple[Any, ...], watched: type, original: type) -> tuple[Any, ...]:
@@ -280,16 +300,7 @@ def _relu_forward(self: nn.ReLU, input: Tensor) -> Tensor:
     if row < 0:
         return F.relu(input, inplace=inplace)
     if torch.compiler.is_dynamo_compiling():
-        channel = watch.traced_channel()
-        y: Tensor = torch.ops.tfc_fast.relu_probe.default(
-            input,
-            channel.sites,
-            channel.units,
-            channel.order,
-            channel.class_ptr,
-            row,
-            watch.reduction,
-        )
+        y = traced(TracedReLU, input, watch.traced_channel(), row, watch.reduction)
         return input.copy_(y) if inplace else y
     if inplace:
         return _C.relu_probe_inplace(input, watch.recorder, row, watch.reduction)

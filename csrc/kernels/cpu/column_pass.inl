@@ -26,15 +26,11 @@ TFC_INLINE int64_t class_end(const ColumnPass& pass, int64_t begin) {
 // The exact error of an addition is itself a double (Knuth's two-sum): sums over millions of batches
 // stay as good as those over one.
 template <typename Sum>
-TFC_INLINE void add_to_class(const ColumnPass& pass, int64_t segment, int64_t begin, int count,
-                             const Sum* of_class) {
-  const int64_t at = pass.segments[segment].label * pass.width + begin;
-  double* sums = pass.class_sums + at;
-  if (pass.class_lost == nullptr) {
+TFC_INLINE void add_to_class(double* sums, double* lost, int count, const Sum* of_class) {
+  if (lost == nullptr) {
     for (int j = 0; j < count; ++j) sums[j] += (double)of_class[j];
     return;
   }
-  double* lost = pass.class_lost + at;
   for (int j = 0; j < count; ++j) {
     const double before = sums[j], value = (double)of_class[j];
     const double after = before + value;
@@ -46,8 +42,16 @@ TFC_INLINE void add_to_class(const ColumnPass& pass, int64_t segment, int64_t be
 
 // |sum over all rows|^2 and sum over classes of |sum over the class|^2, lane by lane.
 template <typename Sum>
-TFC_INLINE void square_sums(const ColumnPass& pass, const Sum* sums, int64_t begin, int count, double* all,
+TFC_INLINE void square_sums(const ColumnPass& pass, int tensor, int64_t begin, int count, double* all,
                             double* within) {
+  const Sum* sums = (const Sum*)pass.sums[tensor];
+  double* class_sums = pass.class_sums[tensor];
+  double* class_lost = tensor == 0 ? pass.class_lost : nullptr;
+  const auto keep = [&](int64_t segment, const auto* of_class) {
+    if (class_sums == nullptr) return;
+    const int64_t at = pass.segments[segment].label * pass.class_pitch + begin;
+    add_to_class(class_sums + at, class_lost == nullptr ? nullptr : class_lost + at, count, of_class);
+  };
   double total[kTile] = {};
   for (int64_t s = 0, end = 0; s < pass.num_segments; s = end) {
     end = class_end(pass, s);
@@ -59,7 +63,7 @@ TFC_INLINE void square_sums(const ColumnPass& pass, const Sum* sums, int64_t beg
         within[j] += of_class * of_class;
         total[j] += of_class;
       }
-      if (pass.class_sums != nullptr) add_to_class(pass, first, begin, count, segment);
+      keep(first, segment);
       continue;
     }
     double of_class[kTile];
@@ -72,7 +76,7 @@ TFC_INLINE void square_sums(const ColumnPass& pass, const Sum* sums, int64_t beg
       within[j] += of_class[j] * of_class[j];
       total[j] += of_class[j];
     }
-    if (pass.class_sums != nullptr) add_to_class(pass, first, begin, count, of_class);
+    keep(first, of_class);
   }
   for (int j = 0; j < count; ++j) all[j] += total[j] * total[j];
 }
@@ -94,14 +98,21 @@ TFC_INLINE void add_class(const int32_t* of_class, int64_t class_rows, int count
 TFC_INLINE void count_gates(const ColumnPass& pass, int64_t begin, int count, ColumnTotals& totals) {
   int32_t open[kTile] = {};
   int64_t disagree[kTile] = {};
+  const auto keep = [&](int64_t segment, const int32_t* of_class) {
+    if (pass.class_open == nullptr) return;
+    double* to = pass.class_open + pass.segments[segment].label * pass.class_pitch + begin;
+    for (int j = 0; j < count; ++j) to[j] += (double)of_class[j];
+  };
   for (int64_t s = 0, end = 0; s < pass.num_segments; s = end) {
     end = class_end(pass, s);
     const int32_t* segment = pass.gates + s * pass.width + begin;
     int64_t class_rows = pass.segments[s].rows;
     if (end == s + 1) {
       add_class(segment, class_rows, count, open, disagree);
+      keep(s, segment);
       continue;
     }
+    const int64_t first = s;
     int32_t of_class[kTile];
     for (int j = 0; j < count; ++j) of_class[j] = segment[j];
     for (++s; s < end; ++s) {
@@ -110,6 +121,7 @@ TFC_INLINE void count_gates(const ColumnPass& pass, int64_t begin, int count, Co
       for (int j = 0; j < count; ++j) of_class[j] += segment[j];
     }
     add_class(of_class, class_rows, count, open, disagree);
+    keep(first, of_class);
   }
   for (int j = 0; j < count; ++j) {
     totals.disagree_within += disagree[j];
@@ -133,9 +145,9 @@ TFC_INLINE void sum_units(const ColumnPass& pass, int64_t begin, int count, doub
   for (int t = 0; t < 2; ++t) {
     if (pass.sums[t] == nullptr) continue;
     if (pass.sums_are_double) {
-      square_sums(pass, (const double*)pass.sums[t], begin, count, all[t], within[t]);
+      square_sums<double>(pass, t, begin, count, all[t], within[t]);
     } else {
-      square_sums(pass, (const float*)pass.sums[t], begin, count, all[t], within[t]);
+      square_sums<float>(pass, t, begin, count, all[t], within[t]);
     }
   }
   if (pass.gates != nullptr) count_gates(pass, begin, count, totals);

@@ -76,10 +76,12 @@ struct ColumnPass {
   const int32_t* gates;  // null: no gates
   bool sums_are_double;
   ColumnTotals* totals;  // out: [strips]
-  // Sums of the unit rows of tensor 0 over each class are added to row `label` of class_sums, and what
-  // an addition rounds away to class_lost.
-  double* class_sums;  // in/out: [classes, width]; null: not wanted
-  double* class_lost;  // in/out: [classes, width]; may be null
+  // What the rows of each class add up to is added to row `label` of these, which are class_pitch doubles
+  // apart; null: not wanted.
+  double* class_sums[2];  // in/out: [classes, width] unit rows
+  double* class_lost;     // in/out: [classes, width] what an addition to class_sums[0] rounds away
+  double* class_open;     // in/out: [classes, width] open gates
+  int64_t class_pitch;
   int32_t* last_open;  // in/out: [width] step at which the unit was last open in a row; may be null
   int32_t* last_shut;  // in/out: [width] step at which the unit was last shut in a row
   int32_t step;

@@ -28,6 +28,18 @@ CosineSums cosine_sums(const Batch& batch, int tensor);
 GateSums gate_sums(const Batch& batch);
 int64_t nonfinite_rows(const Batch& batch);
 
+// What the rows of each class add up to over all processes, for each micro-batch of a step.
+struct ClassTotals {
+  // [batches, 3, classes, pitch]: unit rows of the feature, of the gradient, open gates
+  const double* sums;
+  int64_t batches, classes, pitch;
+  int64_t rows_at;          // column with the number of rows of each class
+  int64_t units_at, width;  // columns of the units
+};
+// The statistics of one site over all those rows: cosines and gates, and the rows in each, but no norms.
+// last_open, last_shut: [width] in/out, as of ColumnPass.
+BatchSums sums_over_classes(const ClassTotals& totals, int32_t step, int32_t* last_open, int32_t* last_shut);
+
 // One record. last_open / last_shut: the site's units [width], null when it has no place for them;
 // out: [kColumns].
 void finalize(const BatchSums& site, const StepHeader& header, const int32_t* last_open,

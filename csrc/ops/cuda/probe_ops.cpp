@@ -19,11 +19,12 @@ namespace {
 
 using at::Tensor;
 
-void check_device(const Tensor& grad, const Tensor& feature, const Tensor& order, const Tensor& class_ptr,
-                  const Tensor& sites, const Tensor& units) {
-  for (const Tensor* tensor : {&grad, &feature, &order, &class_ptr, &units}) {
-    TORCH_CHECK_VALUE(tensor->device() == sites.device(), "a watched feature is on ", feature.device(),
-                      " and its gradient on ", grad.device(), ", but the probe records on ", sites.device(),
+void check_device(const Tensor& grad, const Tensor& feature, const Site& to) {
+  TORCH_CHECK_VALUE(!to.class_sums.has_value(), "class_sums: not on ", to.sites.device());
+  for (const Tensor* tensor : {&grad, &feature, &to.order, &to.class_ptr, &to.units}) {
+    TORCH_CHECK_VALUE(tensor->device() == to.sites.device(), "a watched feature is on ", feature.device(),
+                      " and its gradient on ", grad.device(), ", but the probe records on ",
+                      to.sites.device(),
                       "; make the Probe when the model is where it trains, one for each device");
   }
 }
@@ -44,65 +45,64 @@ void check_groups(const Grouping& groups, const Tensor& feature) {
                     " entries, the feature has ", feature.size(0), " rows)");
 }
 
-void record(Job job, const Tensor& grad, const Tensor& feature, const Tensor& grad_in, const Tensor& order,
-            const Tensor& class_ptr, Tensor& sites, Tensor& units, int64_t site, RowReduction reduction) {
-  const Grouping samples = grouping(order, class_ptr);
+void record(Job job, const Tensor& grad, const Tensor& feature, const Tensor& grad_in, const Site& to,
+            RowReduction reduction) {
+  const Grouping samples = grouping(to.order, to.class_ptr);
   check_groups(samples, feature);
   const Grouping groups = grouping_of_rows(samples, feature, reduction);
   const Tensor rows = rows_of(feature, reduction);
-  SitesSeen::note(sites, site, rows.size(1));
-  double* state = sites.mutable_data_ptr<double>();
+  SitesSeen::note(to.sites, to.index, rows.size(1));
+  double* state = to.sites.mutable_data_ptr<double>();
   cuda::Results results;
   results.header = reinterpret_cast<StepHeader*>(state);
-  results.site = reinterpret_cast<BatchSums*>(state + (1 + site) * kSiteDoubles);
-  results.site_index = site;
+  results.site = reinterpret_cast<BatchSums*>(state + (1 + to.index) * kSiteDoubles);
+  results.site_index = to.index;
   results.rows_per_sample = rows_per_sample(feature, reduction);
-  results.units = units.mutable_data_ptr<int32_t>();
-  results.units_capacity = units.size(1);
+  results.units = to.units.mutable_data_ptr<int32_t>();
+  results.units_capacity = to.units.size(1);
   measure(job, rows, rows_of(grad, reduction), grad_in.defined() ? rows_of(grad_in, reduction) : grad_in,
           groups, results);
 }
 
 // On the device of the tensors, which have been checked.
-void record_pair(const Tensor& grad, const Tensor& feature, const Tensor& order, const Tensor& class_ptr,
-                 Tensor& sites, Tensor& units, int64_t site, RowReduction reduction) {
+void record_pair(const Tensor& grad, const Tensor& feature, const Site& to, RowReduction reduction) {
   if (!is_supported(feature.scalar_type())) return;
   const Tensor same = grad.scalar_type() == feature.scalar_type() ? grad : grad.to(feature.scalar_type());
-  record(Job::kPair, same, feature, {}, order, class_ptr, sites, units, site, reduction);
+  record(Job::kPair, same, feature, {}, to, reduction);
 }
 
 void tap_backward_cuda(const Tensor& grad, const Tensor& feature, const Tensor& order,
-                       const Tensor& class_ptr, Tensor& sites, Tensor& units, int64_t site,
-                       int64_t reduction) {
-  const RowReduction rows = checked_reduction(grad, feature, sites, units, site, reduction, "tap_backward");
-  check_device(grad, feature, order, class_ptr, sites, units);
+                       const Tensor& class_ptr, Tensor& sites, Tensor& units, int64_t site, int64_t reduction,
+                       const std::optional<Tensor>& class_sums) {
+  const Site to{sites, units, order, class_ptr, class_sums, site, reduction};
+  const RowReduction rows = checked_reduction(grad, feature, to, "tap_backward");
+  check_device(grad, feature, to);
   const DeviceGuard guard(sites.device());
-  record_pair(grad, feature, order, class_ptr, sites, units, site, rows);
+  record_pair(grad, feature, to, rows);
 }
 
 Tensor relu_probe_backward_cuda(const Tensor& grad, const Tensor& result, const Tensor& order,
                                 const Tensor& class_ptr, Tensor& sites, Tensor& units, int64_t site,
-                                int64_t reduction) {
-  const RowReduction rows =
-      checked_reduction(grad, result, sites, units, site, reduction, "relu_probe_backward");
-  check_device(grad, result, order, class_ptr, sites, units);
+                                int64_t reduction, const std::optional<Tensor>& class_sums) {
+  const Site to{sites, units, order, class_ptr, class_sums, site, reduction};
+  const RowReduction rows = checked_reduction(grad, result, to, "relu_probe_backward");
+  check_device(grad, result, to);
   const DeviceGuard guard(sites.device());
   if (!can_fuse(grad, result, rows)) {
-    record_pair(grad, result, order, class_ptr, sites, units, site, rows);
+    record_pair(grad, result, to, rows);
     return at::threshold_backward(grad, result, 0);
   }
   Tensor grad_in = at::empty_like(grad, grad.options(), at::MemoryFormat::Contiguous);
-  record(Job::kReluBackward, grad, result, grad_in, order, class_ptr, sites, units, site, rows);
+  record(Job::kReluBackward, grad, result, grad_in, to, rows);
   return grad_in;
 }
 
 // Saves an allocation; and what is written lies in the cache, since it has just been read.
-bool relu_probe_backward_in_place_cuda(const Tensor& grad, const Tensor& result, const Tensor& order,
-                                       const Tensor& class_ptr, Tensor& sites, Tensor& units, int64_t site,
+bool relu_probe_backward_in_place_cuda(const Tensor& grad, const Tensor& result, const Site& to,
                                        RowReduction reduction) {
-  check_device(grad, result, order, class_ptr, sites, units);
-  const DeviceGuard guard(sites.device());
-  record(Job::kReluBackward, grad, result, grad, order, class_ptr, sites, units, site, reduction);
+  check_device(grad, result, to);
+  const DeviceGuard guard(to.sites.device());
+  record(Job::kReluBackward, grad, result, grad, to, reduction);
   return true;
 }
 

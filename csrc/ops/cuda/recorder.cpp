@@ -54,7 +54,9 @@ class DeviceRecorder final : public Recorder {
       : Recorder(shape, device),
         layout_{shape.capacity, shape.num_sites},
         ring_(at::zeros({layout_.size()}, sites.options())),
-        seen_(sites) {}
+        seen_(sites) {
+    if (shape.shared) refuse_to_share();
+  }
 
   void begin_batch(const std::optional<at::Tensor>& labels) override;
   bool has_recorded(int64_t site) const override { return seen_.has(site); }
@@ -64,8 +66,10 @@ class DeviceRecorder final : public Recorder {
   std::optional<std::string> take_error() override { return std::exchange(error_, std::nullopt); }
   int64_t lost() const override { return lost_; }
   void discard_step() override;
+  bool recording() const override { return enabled_; }
 
  private:
+  void retire(const at::Tensor& outgrown) override { outgrown_.push_back(outgrown); }
   void restart(int64_t step, const at::Tensor& placement) override;
   void group(const at::Tensor& labels);
   bool close(const cuda::Loss& loss, int64_t start);
@@ -126,7 +130,7 @@ void DeviceRecorder::group(const at::Tensor& labels) {
   }
   const int64_t rows = wide.numel();
   if (rows > order.numel()) {
-    outgrown_.push_back(order.alias());
+    retire(order.alias());
     order.set_(at::empty({std::max(rows, 2 * order.numel())}, order.options()));
   }
   check(cuda::group_labels(wide.const_data_ptr<int64_t>(), rows, shape().num_classes,
@@ -168,12 +172,7 @@ bool DeviceRecorder::close(const cuda::Loss& loss, int64_t start) {
 
 void DeviceRecorder::make_room() {
   const int64_t wanted = seen_.units();
-  const int64_t capacity = units.size(1);
-  if (wanted <= capacity) return;
-  const at::Tensor larger = new_units(std::max(wanted, 2 * capacity));
-  larger.narrow(1, 0, capacity).copy_(units);
-  outgrown_.push_back(units.alias());
-  units.set_(larger);
+  if (wanted > units.size(1)) grow_units(std::max(wanted, 2 * units.size(1)));
 }
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> DeviceRecorder::drain(bool wait) {
@@ -218,6 +217,7 @@ void DeviceRecorder::read_copy(Rows& rows) {
 }
 
 void DeviceRecorder::discard_step() {
+  Recorder::discard_step();
   const DeviceGuard guard(sites.device());
   // All but the place of the units and the width.
   constexpr int64_t kWidth = offsetof(BatchSums, width) / sizeof(double);

@@ -153,7 +153,51 @@ def test_batches_may_change_their_size_in_composite_modules_of_torch() -> None:
             probe.step()
     assert counters["stats"]["unique_graphs"] <= 3
     history = probe.history()
-    assert history["n_rows"].tolist() == [
-        rows for rows in (5, 3, 7, 4, 9, 6) for _ in probe.sites
-    ]
+    assert history["n_rows"].tolist() == [rows for rows in (5, 3, 7, 4, 9, 6) for _ in probe.sites]
     assert len(probe.sites) == 4
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+# torch.compile itself looks at the gradient of what goes from one graph to the next.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
+@pytest.mark.parametrize("how", ["one by one", "with a graph break", "called twice"])
+def test_several_graphs_in_one_backward(how: str, backend: str) -> None:
+    """The backward of one graph changes what the others hold on to, too."""
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Sequential(nn.Linear(5, 6), nn.ReLU())
+            self.second = nn.Sequential(nn.Linear(6, 6), nn.GELU())
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.first(x)
+            if how == "with a graph break":
+                torch._dynamo.graph_break()
+            y: torch.Tensor = self.second(x)
+            return self.second(y) if how == "called twice" else y
+
+    def record(compiled: bool) -> Records:
+        torch.compiler.reset()
+        torch.manual_seed(4)
+        model = Model()
+        run: Callable[..., torch.Tensor] = model
+        if compiled and how == "one by one":
+            model.first.compile(backend=backend)
+            model.second.compile(backend=backend)
+        elif compiled:
+            run = torch.compile(model, backend=backend)
+        with Probe(model, ["first.1", "second.1"], num_classes=3) as probe:
+            for _ in range(3):
+                probe.batch(labels=torch.arange(12) % 3)
+                (run(torch.randn(12, 5)) + run(torch.randn(12, 5))).square().sum().backward()
+                probe.step()
+        return probe.history()
+
+    eager, compiled = record(False), record(True)
+    assert compiled["site"].tolist() == eager["site"].tolist()
+    for name in COLUMNS:
+        if name != "site":
+            np.testing.assert_allclose(
+                compiled[name], eager[name], rtol=1e-4, atol=1e-6, equal_nan=True, err_msg=name
+            )

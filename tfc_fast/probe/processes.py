@@ -1,0 +1,129 @@
+"""Steps of several processes: each has rows of its own, and records are of the rows of all.
+
+What a site has measured is sums over the rows of each class (`csrc/ops/probe_ops.h`), and sums of
+processes add up. So all that goes from process to process is two all-reduces per recorded step: a
+few whole numbers, by which the processes make sure that they speak of the same step, and the sums
+of all sites in one tensor.
+"""
+
+from __future__ import annotations
+
+import zlib
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as distributed
+from torch import Tensor
+
+from tfc_fast import _extension
+
+_C = _extension._C
+
+
+class Processes:
+    """The processes of one group, of which this is one.
+
+    Args:
+        group: Process group of torch.distributed.
+        timeout: Seconds that this one waits for the others; None: as the group was made.
+
+    Raises:
+        TypeError: `group` or `timeout` is of the wrong type.
+        ValueError: This process is not in the group, or `timeout` is not above 0.
+    """
+
+    def __init__(self, group: Any, timeout: float | None) -> None:
+        if not distributed.is_available() or not isinstance(group, distributed.ProcessGroup):
+            raise TypeError(
+                "process_group: wanted a process group of torch.distributed, got "
+                f"{type(group).__name__}; torch.distributed.group.WORLD is that of all processes "
+                "once init_process_group was called, and mesh.get_group() that of a DeviceMesh"
+            )
+        if timeout is not None and (
+            isinstance(timeout, bool) or not isinstance(timeout, (int, float))
+        ):
+            raise TypeError(f"group_timeout: wanted seconds, got {type(timeout).__name__}")
+        if timeout is not None and not timeout > 0:
+            raise ValueError(f"group_timeout: wanted more than 0 seconds, got {timeout}")
+        self._group = group
+        self._timeout = None if timeout is None else timedelta(seconds=timeout)
+        self.rank = distributed.get_rank(group)
+        self.count = distributed.get_world_size(group)
+        if self.rank < 0:
+            raise ValueError("process_group: this process is not in that group")
+        self._devices = [
+            backend.partition(":")[0]
+            for backend in distributed.get_backend_config(group).split(",")
+        ]
+
+    def combine(
+        self, recorder: _C.Recorder, names: list[str], loss: Tensor | float | None
+    ) -> Tensor | float | None:
+        """Make the open step of the recorder that of all processes.
+
+        Returns:
+            The mean of the losses of the processes that have one.
+
+        Raises:
+            RuntimeError: The others did not come in time, or are at another step, or have seen
+                other sites. What this process has recorded of the step is forgotten then.
+        """
+        if not recorder.recording():
+            return loss
+        step, batches, units = recorder.collect()
+        try:
+            batches = self._agree(step, batches, units, _fingerprint(recorder, names))
+            total = recorder.own_sums(batches)
+            if loss is not None:
+                total[-2], total[-1] = loss, 1
+            total = self._reduce(total, distributed.ReduceOp.SUM, step)
+        except RuntimeError:
+            recorder.discard_step()
+            raise
+        recorder.take_sums(total, batches, self.count)
+        return total[-2] / total[-1]
+
+    def _agree(self, step: int, batches: int, units: int, fingerprint: int) -> int:
+        """The largest number of micro-batches; of the rest there may be one value only."""
+        alike = torch.tensor([step, units, fingerprint])
+        own = torch.cat([torch.tensor([batches]), alike, -alike])
+        most = self._reduce(own, distributed.ReduceOp.MAX, step)
+        largest, smallest = most[1:4].tolist(), (-most[4:]).tolist()
+        if largest[0] != smallest[0]:
+            raise RuntimeError(
+                f"Probe.step: process {self.rank} is at step {step}, but others of the group are "
+                f"at steps {smallest[0]} to {largest[0]}; all processes must call step() equally "
+                "often, and those that resume must load the same state"
+            )
+        if largest != smallest:
+            raise RuntimeError(
+                "Probe.step: the processes of the group have not seen the same sites, or not in "
+                "the same order, or of different widths; all must use the same model, `sites`, "
+                "and modules in each forward"
+            )
+        return int(most[0])
+
+    def _reduce(self, numbers: Tensor, how: distributed.ReduceOp.RedOpType, step: int) -> Tensor:
+        """`numbers` of all processes put together, on the device of `numbers`."""
+        device = numbers.device
+        if device.type not in self._devices:
+            numbers = numbers.to(self._devices[0])
+        options = distributed.AllreduceOptions()
+        options.reduceOp = distributed.ReduceOp(how)
+        if self._timeout is not None:
+            options.timeout = self._timeout
+        try:
+            self._group.allreduce([numbers], options).wait()
+        except RuntimeError as error:
+            raise RuntimeError(
+                f"Probe.step: process {self.rank} of {self.count} waited in vain for the others "
+                f"to close step {step}. Has one of them died, or left out a step? All processes of "
+                f"the group must call step() equally often. ({str(error).splitlines()[0]})"
+            ) from error
+        return numbers.to(device)
+
+
+def _fingerprint(recorder: _C.Recorder, names: list[str]) -> int:
+    """One number for the sites and where their sums lie."""
+    return zlib.crc32(recorder.placement().numpy().tobytes(), zlib.crc32("\n".join(names).encode()))
