@@ -283,3 +283,29 @@ def test_overhead_counts_steps() -> None:
     assert overhead.steps == 4
     assert overhead.microseconds_per_step > 0
     assert 0 < overhead.percent_of_step < 100
+
+
+def test_labels_that_nobody_asked_for() -> None:
+    with (
+        Probe(nn.Sequential(nn.Linear(3, 2), nn.ReLU())) as probe,
+        pytest.raises(ValueError, match=r"labels: given, but .* Probe\(num_classes=\.\.\.\)"),
+    ):
+        probe.batch(labels=torch.tensor([0, 1]))
+
+
+def test_a_warning_is_of_the_line_that_led_to_it() -> None:
+    with Probe(nn.Sequential(nn.Linear(3, 2), nn.ReLU())) as probe:
+        probe.step()
+        for call in (probe.flush, probe.history):
+            probe._outlet._silence = "silence"
+            probe.step()
+            with pytest.warns(RuntimeWarning) as caught:
+                call()
+            assert [warning.filename for warning in caught] == [__file__]
+
+
+def test_a_probe_says_what_it_is() -> None:
+    probe = Probe(nn.Sequential(nn.Linear(3, 2), nn.ReLU()))
+    assert repr(probe) == "<Probe, not attached, sites: 1>"
+    with probe:
+        assert repr(probe) == "<Probe, attached, sites: 1>"

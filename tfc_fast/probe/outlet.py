@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -128,19 +129,17 @@ class Outlet:
     def _warn_of_silence(self) -> None:
         if self._silence is None:
             return
-        warnings.warn(self._silence, RuntimeWarning, stacklevel=5)
+        _warn(self._silence)
         self._silence = None
 
     def _warn_of_lost_steps(self) -> None:
         lost = self._recorder.lost()
         if lost == self._lost:
             return
-        warnings.warn(
+        _warn(
             f"{lost - self._lost} steps were recorded and lost: more than the capacity of the "
             "probe passed before they were fetched; call flush() more often between replays of a "
-            "graph, or give Probe(capacity=...) a larger number",
-            RuntimeWarning,
-            stacklevel=4,
+            "graph, or give Probe(capacity=...) a larger number"
         )
         self._lost = lost
 
@@ -155,6 +154,14 @@ def for_each(calls: list[Any]) -> None:
             first = first or error
     if first is not None:
         raise first
+
+
+def _warn(message: str) -> None:
+    """A warning of the line outside of this package that led here."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals["__name__"].startswith("tfc_fast."):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, RuntimeWarning, stacklevel=level)
 
 
 def _writer(sink: Sink, records: Records) -> Any:

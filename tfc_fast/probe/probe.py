@@ -280,6 +280,10 @@ class Probe:
         self._evaluation.discard()
         self._attached = False
 
+    def __repr__(self) -> str:
+        state = "attached" if self._attached else "not attached"
+        return f"<Probe, {state}, sites: {', '.join(self.sites) or 'none yet'}>"
+
     def __enter__(self) -> Probe:
         return self.attach()
 
@@ -305,12 +309,17 @@ class Probe:
         Raises:
             RuntimeError: The probe is not attached.
             TypeError: `labels` are not integers.
-            ValueError: `labels` are missing, of the wrong shape, or outside
-                `0 ... num_classes - 1`. Nothing has been recorded or lost then. Of labels on a
-                GPU the values are looked at there, see `Probe`.
+            ValueError: `labels` are missing, given to a probe without `num_classes`, of the wrong
+                shape, or outside `0 ... num_classes - 1`. Nothing has been recorded or lost then.
+                Of labels on a GPU the values are looked at there, see `Probe`.
         """
         if not self._attached:
             raise self._not_attached("batch")
+        if labels is not None and self._num_classes is None:
+            raise ValueError(
+                "labels: given, but the probe has no classes to tell apart; make it with "
+                "Probe(num_classes=...), or leave them out"
+            )
         if labels is not None and not isinstance(labels, Tensor):
             if not isinstance(labels, np.ndarray):
                 raise TypeError(f"labels: wanted a tensor or array, got {type(labels).__name__}")
