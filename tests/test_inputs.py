@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -304,3 +305,12 @@ def test_group_labels_sorts_rows_by_class(rng: np.random.Generator) -> None:
         np.testing.assert_array_equal(order.numpy(), wanted_order)
         np.testing.assert_array_equal(class_ptr.numpy(), wanted_ptr)
         assert order.dtype == class_ptr.dtype == torch.int64
+
+
+def test_whole_numbers_are_told_how_to_become_floats() -> None:
+    for x, how in (
+        (np.ones((3, 4), int), "x.astype(numpy.float32)"),
+        (torch.ones(3, 4).long(), "x.float()"),
+    ):
+        with pytest.raises(TypeError, match=re.escape(f"convert it with {how}")):
+            mean_cosine(x)

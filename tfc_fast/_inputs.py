@@ -45,6 +45,10 @@ def as_tensor(value: object, name: str, *, differentiable: bool = False) -> Tens
     raise TypeError(f"{name}: wanted a torch.Tensor or numpy.ndarray, got {type(value).__name__}")
 
 
+def _to_float(value: object) -> str:
+    return "astype(numpy.float32)" if isinstance(value, np.ndarray) else "float()"
+
+
 def as_rows(value: object, name: str, *, differentiable: bool = False) -> Tensor:
     """A float tensor `[n, ...]` on the CPU or a GPU; its history is cut unless differentiable."""
     x = as_tensor(value, name, differentiable=differentiable)
@@ -52,7 +56,7 @@ def as_rows(value: object, name: str, *, differentiable: bool = False) -> Tensor
     if x.dtype not in FLOAT_DTYPES:
         raise TypeError(
             f"{name}: wanted float16, bfloat16, float32 or float64, got {x.dtype}; "
-            f"convert it with {name}.float()"
+            f"convert it with {name}.{_to_float(value)}"
         )
     if x.dim() == 0:
         raise ValueError(f"{name}: wanted at least one dimension (rows), got a scalar")
