@@ -110,6 +110,10 @@ SCENARIOS = {
 }
 
 
+OF_FOUR = ("ddp", "fsdp2", "uneven", "accumulation", "uneven accumulation", "dead units")
+"""Those that four processes take, too."""
+
+
 def rows_of(scenario: Scenario, step: int, micro: int, rank: int) -> tuple[Tensor, Tensor]:
     """The rows of one process; the same each time."""
     n = scenario.rows(step, micro, rank)

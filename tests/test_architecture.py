@@ -45,6 +45,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("bench", "data", "files", "models", "phases", "probe", "records", "report"),
         *("run_directory", "sinks", "trainer", "environment", "_extension", "_version"),
     },
+    "__main__": {"cli"},
     "__init__": {"_version", "gating", "phases", "probe", "similarity"},
 }
 

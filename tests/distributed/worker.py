@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.distributed as distributed
-from process_scenarios import SCENARIOS, Scenario, rows_of, take_steps, wrapped
+from process_scenarios import OF_FOUR, SCENARIOS, Scenario, rows_of, take_steps, wrapped
 from torch import nn
 
 from tfc_fast import Probe
@@ -40,7 +40,8 @@ def main() -> None:
     folder = Path(sys.argv[1])
     distributed.init_process_group("gloo")
     rank, processes = distributed.get_rank(), distributed.get_world_size()
-    for name, scenario in SCENARIOS.items():
+    for name in SCENARIOS if processes == 2 else OF_FOUR:
+        scenario = SCENARIOS[name]
         sink = MemorySink()
         _, records = take_steps(
             scenario,

@@ -173,5 +173,17 @@ def test_steps_go_forward() -> None:
         monitor.update(5, 2.3)
 
 
+def test_the_last_progress_is_told() -> None:
+    monitor = PhaseMonitor()
+    assert monitor.last_progress is None
+    losses = np.concatenate([np.full(100, 2.3), np.full(100, 1.0), np.full(100, 2.3)])
+    seen = []
+    for step, loss in enumerate(losses.tolist()):
+        monitor.update(step, loss)
+        seen.append(monitor.last_progress)
+    assert seen[99] == 0
+    assert 150 < seen[-1] < 200  # the loss falls; that it rises again is no progress
+
+
 def test_states_are_those_that_are_documented() -> None:
     assert all(f'`"{state}"`' in (PhaseMonitor.__doc__ or "") for state in STATES)

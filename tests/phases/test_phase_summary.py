@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 import json
 import math
 
@@ -7,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from tfc_fast.phases import analyze, describe, remedies
+from tfc_fast.phases import PhaseMonitor, analyze, describe, remedies
+from tfc_fast.phases.thresholds import PATIENCE
 
 CHANCE = math.log(10)
 Records = dict[str, npt.NDArray[np.generic]]
@@ -61,19 +63,42 @@ class TestVerdict:
         assert analyze(loss_curve(600, 1500), found).verdict == "none"
         assert analyze(loss_curve(600, 1500), found, min_rise=0.02).verdict == "collapsed"
 
-    def test_none_if_too_short_to_tell(self) -> None:
-        assert analyze(np.full(49, 2.3), None).verdict == "none"
-        assert analyze(np.full(50, 2.3), None).verdict == "stuck"
+    @pytest.mark.parametrize("patience", [50, PATIENCE])
+    def test_stuck_is_what_the_monitor_of_the_running_run_calls_stuck(self, patience: int) -> None:
+        for steps in (1, 2, 50, patience, patience + 1, 1000):
+            loss, monitor = np.full(steps, 2.3), PhaseMonitor(patience=patience)
+            for step in range(steps):
+                monitor.update(step, 2.3)
+            verdict = analyze(loss, None, patience=patience).verdict
+            assert (verdict == "stuck") == (monitor.state == "stuck") == (steps > patience)
+            assert verdict in ("stuck", "undecided")
+
+    def test_undecided_as_long_as_the_loss_falls_slowly(self) -> None:
+        loss = 2.3 * np.exp(-np.arange(600) / 6000)  # 10 % in 600 steps
+        assert analyze(loss, None).verdict == "undecided"
+        assert analyze(np.append(loss, np.full(300, loss[-1])), None).verdict == "stuck"
+
+    def test_undecided_as_long_as_the_features_grow_more_alike(self) -> None:
+        loss = np.full(700, 2.3)
+        assert analyze(loss, records(700, {"a": 0.3}, peak_at=699)).verdict == "undecided"
+        assert analyze(loss, records(700, {"a": 0.3}, peak_at=300)).verdict == "stuck"
+
+    def test_stuck_if_the_loss_came_back_and_stays(self) -> None:
+        loss = np.full(1000, 2.3)
+        loss[100:200] = 1.0
+        assert analyze(loss, None).verdict == "stuck"
+        assert analyze(loss[:400], None).verdict == "undecided"
 
     def test_length_is_counted_in_steps(self) -> None:
-        assert analyze(np.full(10, 2.3), None, steps=10 * np.arange(10)).verdict == "stuck"
-        assert analyze(np.full(10, 2.3), None, steps=1000 + np.arange(10)).verdict == "none"
+        assert analyze(np.full(10, 2.3), None, steps=50 * np.arange(10)).verdict == "stuck"
+        assert analyze(np.full(10, 2.3), None, steps=1000 + np.arange(10)).verdict == "undecided"
 
-    def test_none_if_it_diverged_before_anything_could_be_told(self) -> None:
+    def test_undecided_if_it_diverged_before_anything_could_be_told(self) -> None:
         loss = np.full(1000, np.nan)
         loss[:10] = 2.3
         summary = analyze(loss, None)
-        assert summary.verdict == "none"
+        assert summary.verdict == "undecided"
+        assert (summary.first_step, summary.last_step) == (0, 9)
         assert summary.n_nonfinite_losses == 990
         assert math.isnan(summary.final_loss)
 
@@ -89,19 +114,20 @@ class TestVerdict:
         loss[0] = 1.0
         assert analyze(loss, None, chance_loss=CHANCE).verdict == "stuck"
 
-    def test_none_without_labels(self) -> None:
+    def test_undecided_without_labels(self) -> None:
         found = records(1500, {"a": 0.3}, 550)
         found["feature_cos_between"] = np.full(1500, np.nan)
+        assert analyze(loss_curve(20, 1500), found).verdict == "none"  # too short for a collapse
         summary = analyze(loss_curve(600, 1500), found)
-        assert summary.verdict == "none"
+        assert summary.verdict == "undecided"
         assert summary.collapse_site is None
         assert summary.peak_step is None
         assert math.isnan(summary.peak_feature_cos_between)
 
     @pytest.mark.parametrize("loss", [[], [math.nan, math.inf], [2.3]])
-    def test_none_of_almost_nothing(self, loss: list[float]) -> None:
+    def test_undecided_of_almost_nothing(self, loss: list[float]) -> None:
         summary = analyze(loss, None, chance_loss=CHANCE)
-        assert summary.verdict == "none"
+        assert summary.verdict == "undecided"
         assert summary.first_phase_end is None
 
 
@@ -120,29 +146,80 @@ class TestCollapseSite:
 
 class TestArguments:
     def test_thresholds_are_kept(self) -> None:
-        summary = analyze([2.3], None, chance_loss=CHANCE, min_rise=0.1, min_phase=7, window=5)
+        summary = analyze(
+            [2.3], None, chance_loss=CHANCE, min_rise=0.1, min_phase=7, patience=70, window=5
+        )
         assert summary.thresholds == {
             "decay": 0.95,
             "drop": 0.1,
             "chance_loss": CHANCE,
             "min_rise": 0.1,
             "min_phase": 7,
+            "patience": 70,
             "window": 5,
         }
 
+    def test_defaults_are_those_of_the_monitor(self) -> None:
+        ours, monitors = (inspect.signature(f).parameters for f in (analyze, PhaseMonitor))
+        shared = {"decay", "drop", "min_rise", "min_phase", "patience", "chance_loss"}
+        assert monitors.keys() == shared
+        for name in shared:
+            assert ours[name].default == monitors[name].default, name
+
     def test_are_checked(self) -> None:
+        with pytest.raises(ValueError, match="patience: 0 given"):
+            analyze([2.3], None, patience=0)
         with pytest.raises(ValueError, match="min_rise: 0 given"):
             analyze([2.3], None, min_rise=0)
         with pytest.raises(ValueError, match="min_phase: 0 given"):
             analyze([2.3], None, min_phase=0)
 
 
+class TestLossAndRecords:
+    def test_losses_are_of_the_steps_of_the_records(self) -> None:
+        found = records(800, {"a": 0.3, "b": 0.2}, 350)
+        found["step"] = found["step"] + 5001  # the newest of a long run
+        summary = analyze(loss_curve(400, 800), found)
+        assert summary.verdict == "collapsed"
+        assert (summary.first_step, summary.last_step) == (5001, 5800)
+        assert summary.first_phase_end == pytest.approx(5001 + 415, abs=10)
+        assert summary.peak_step == pytest.approx(5001 + 350, abs=10)
+
+    @pytest.mark.parametrize("losses", [0, 100, 799, 1600])
+    def test_of_another_number_are_refused(self, losses: int) -> None:
+        found = records(800, {"a": 0.3, "b": 0.2}, 350)
+        message = rf"^loss: {losses} values given, but the records are of 800 steps, 0 to 799; give"
+        with pytest.raises(ValueError, match=message):
+            analyze(np.full(losses, 2.3), found)
+
+    def test_of_another_run_are_refused(self) -> None:
+        found = records(800, {"a": 0.3}, 350)
+        message = r"^steps: 800 to 809 given, but the records are of 800 steps, 0 to 799; give"
+        with pytest.raises(ValueError, match=message):
+            analyze(np.full(10, 2.3), found, steps=800 + np.arange(10))
+
+    def test_may_be_of_different_steps_of_one_run(self) -> None:
+        loss, found = loss_curve(600, 1500), records(1500, {"a": 0.3}, 550)
+        every_tenth = {name: column[::10] for name, column in found.items()}
+        summary = analyze(loss, every_tenth, steps=np.arange(1500))
+        assert summary.verdict == "collapsed"
+        thinned = analyze(loss[5::10], found, steps=np.arange(5, 1500, 10))
+        assert thinned.verdict == "collapsed"
+        killed = analyze(loss[:310], found, steps=np.arange(310))
+        assert killed.verdict == "undecided"
+        assert killed.last_step == 309
+
+    def test_no_records_fit_all_losses(self) -> None:
+        nothing = {name: column[:0] for name, column in records(5, {"a": 0.3}, 2).items()}
+        assert analyze(loss_curve(20, 400), nothing).verdict == "none"
+
+
 class TestToDict:
     def test_is_strict_json(self) -> None:
-        loss = np.full(100, 2.3)
+        loss = np.full(1000, 2.3)
         loss[-1] = math.nan
-        found = records(100, {"a": 0.3}, 50)
-        found["grad_cos_within"] = np.full(100, np.nan)
+        found = records(1000, {"a": 0.3}, 500)
+        found["grad_cos_within"] = np.full(1000, np.nan)
         summary = analyze(loss, found, chance_loss=np.float64(CHANCE))
         read = json.loads(json.dumps(summary.to_dict(), allow_nan=False))
         assert read["verdict"] == "stuck"
@@ -168,7 +245,8 @@ class TestDescribe:
     def test_stuck(self) -> None:
         text = describe(analyze(np.full(1500, 2.3), records(1500, {"a": 0.001}, 700)))
         assert text.startswith(
-            "Stuck in the first phase: in 1,500 steps the loss never fell by 10 % below"
+            "Stuck in the first phase: after 1,500 steps the loss is not 10 % below its first "
+            "plateau (it is 2.3 at the end), and at least the last 300 steps brought no progress."
         )
         assert "did not grow more alike" in text
 
@@ -179,10 +257,24 @@ class TestDescribe:
     def test_without_labels(self) -> None:
         text = describe(analyze(loss_curve(600, 1500), None))
         assert text.startswith("Not known whether features collapsed: the first phase lasted")
-        assert "was not measured: it needs class labels" in text
+        assert "was not measured: it needs a probe that is given class labels" in text
 
-    def test_too_short(self) -> None:
-        assert describe(analyze([2.3], None)).startswith("Too short to tell: after 1 step the")
+    @pytest.mark.parametrize(("steps", "told"), [(1, "1 step"), (2, "2 steps"), (300, "300 steps")])
+    def test_too_short(self, steps: int, told: str) -> None:
+        assert describe(analyze([2.3] * steps, None)) == (
+            f"Too short to tell: after {told} the loss is not 10 % below its first plateau (it is "
+            "2.3 at the end). Only after more than 300 steps can a run be called stuck."
+        )
+
+    def test_still_in_the_first_phase(self) -> None:
+        text = describe(analyze(np.full(700, 2.3), records(700, {"a": 0.3}, 699)))
+        assert text.startswith("Still in the first phase: after 700 steps the loss is not 10 %")
+        assert "but the last 300 steps brought progress" in text
+        assert "grew more alike, most of all at a" in text
+
+    def test_length_is_told_in_steps(self) -> None:
+        summary = analyze(np.full(10, 2.3), None, steps=10 * np.arange(10))
+        assert "after 91 steps" in describe(summary)
 
     def test_trained_before(self) -> None:
         text = describe(analyze(np.full(1000, 0.3), None, chance_loss=CHANCE))
@@ -201,9 +293,10 @@ class TestDescribe:
 
 
 def test_remedies_are_for_those_who_need_them() -> None:
-    stuck = remedies(analyze(np.full(100, 2.3), None))
+    stuck = remedies(analyze(np.full(400, 2.3), None))
     collapsed = remedies(analyze(loss_curve(600, 1500), records(1500, {"a": 0.3}, 550)))
     assert stuck == collapsed
     for word in ("batch normalization", "momentum", "initial weights", "layers", "weight decay"):
         assert any(word in remedy for remedy in stuck), word
     assert remedies(analyze([2.3], None)) == []
+    assert remedies(analyze(loss_curve(20, 400), None)) == []

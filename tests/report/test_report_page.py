@@ -145,6 +145,7 @@ class TestFinishedRun:
     def test_uses_the_thresholds_of_the_summary(self, run: RunDirectory) -> None:
         summary = run.read_json(run.summary_path)
         summary["thresholds"]["min_rise"] = 0.9
+        del summary["thresholds"]["patience"]  # as of a run of before there was one
         run.write_json(run.summary_path, summary)
         assert "No temporary feature collapse" in Page(write_report(run.path)).text
 
@@ -165,6 +166,7 @@ class TestIncompleteRun:
     def test_killed_before_anything(self, make_run: MakeRun) -> None:
         page = Page(write_report(make_run().path))
         assert "Nothing to judge" in page.text
+        assert "told from its loss, and there is no finite one" in page.text
         assert page.all("img") == []
 
     def test_without_metrics(self, make_run: MakeRun, loss: Any) -> None:
@@ -172,6 +174,7 @@ class TestIncompleteRun:
         assert len(page.all("img")) == 1
         assert "has no records of features" in page.text
         assert "Not known whether features collapsed" in page.text
+        assert "give it the class labels" in page.text
 
     def test_without_labels(self, make_run: MakeRun, loss: Any, make_records: Any) -> None:
         page = Page(write_report(make_run(make_records(labels=False), loss).path))
@@ -197,12 +200,40 @@ class TestIncompleteRun:
         write_report(run.path)
         assert {path.name for path in run.figures_folder.iterdir()} == {"loss.png", "mine.png"}
 
-    @pytest.mark.parametrize("steps", [1, 2])
+    @pytest.mark.parametrize("steps", [1, 2, 50])
     def test_very_short_run(self, make_run: MakeRun, make_records: Any, steps: int) -> None:
         records = make_records(steps)
-        page = Page(write_report(make_run(records, records["loss"][::3], summary={}).path))
+        run = make_run(records, np.full(steps, 2.3), summary={})
+        page = Page(write_report(run.path))
         assert "Too short to tell" in page.text
+        assert f"after {steps} step" in page.text
+        assert "Train for longer" in page.text
+        assert "What to try" not in page.text
+        assert {"class": "card verdict undecided"} in page.all("section")
         assert len(page.all("img")) == len(FIGURES)
+
+    def test_long_run_that_still_changes(self, make_run: MakeRun, make_records: Any) -> None:
+        records = make_records(1000)
+        run = make_run(select(records, records["step"] <= 450), records["loss"][: 3 * 450 : 3])
+        text = Page(write_report(run.path)).text
+        assert "Still in the first phase" in text
+        assert "after 450 steps the loss is not 10 % below" in text
+        assert "the last 300 steps brought progress" in text
+
+    def test_run_that_is_stuck(self, make_run: MakeRun) -> None:
+        page = Page(write_report(make_run(None, np.full(400, 2.3), summary={}).path))
+        assert "Stuck in the first phase" in page.text
+        assert "What to try" in page.text
+        assert {"class": "card verdict stuck"} in page.all("section")
+
+    def test_run_that_diverged_early(self, make_run: MakeRun) -> None:
+        loss = np.full(400, np.nan)
+        loss[:10] = 2.3
+        text = Page(write_report(make_run(None, loss).path)).text
+        assert "Too short to tell" in text
+        assert "after 10 steps" in text
+        assert "the losses were no longer finite" in text
+        assert "Train for longer" not in text
 
     def test_losses_that_are_not_finite(
         self, make_run: MakeRun, records: Records, loss: Any

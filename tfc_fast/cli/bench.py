@@ -11,6 +11,7 @@ from tfc_fast.bench.contenders import CONTENDERS
 from tfc_fast.bench.networks import NETWORKS
 from tfc_fast.bench.overhead import DEFAULT_SECONDS, DEFAULT_SHAPES, Shape, measure_overhead
 from tfc_fast.cli.command import Command, add_command
+from tfc_fast.cli.options import errors_in_options, flag
 from tfc_fast.files import atomic_write, make_writable_folder
 from tfc_fast.probe.reductions import REDUCTIONS
 
@@ -78,6 +79,11 @@ def _configure_overhead(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_overhead(arguments: argparse.Namespace) -> int:
+    with errors_in_options({name: flag(name) for name in vars(arguments).keys() - {"run"}}):
+        return _measure_overhead(arguments)
+
+
+def _measure_overhead(arguments: argparse.Namespace) -> int:
     shapes = [Shape.parse(text) for text in arguments.shapes.split(",")]
     networks = arguments.model.split(",") if arguments.model else []
     default = "plain,probed" if networks else ",".join(CONTENDERS)

@@ -11,8 +11,11 @@ import typing
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as distributed
+
 from tfc_fast import phases
 from tfc_fast.cli.command import Command
+from tfc_fast.cli.options import errors_in_options, flag
 from tfc_fast.trainer import TrainConfig, Trainer, TrainResult
 from tfc_fast.trainer.past import CHANGEABLE
 
@@ -22,13 +25,16 @@ EXIT_INTERRUPTED = 130
 
 _SETTINGS = tuple(field.name for field in dataclasses.fields(TrainConfig))
 
+# What loads the data calls its files so.
+_OPTIONS = {name: flag(name) for name in _SETTINGS} | {"folder": flag("data_dir")}
+
 
 def _configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume",
         metavar="RUN",
         help="go on with the run in this folder, bitwise as if it had never stopped; may be given "
-        f"with {', '.join(_flag(name) for name in CHANGEABLE)}",
+        f"with {', '.join(flag(name) for name in CHANGEABLE)}",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace a run in the folder")
     parser.add_argument(
@@ -60,17 +66,27 @@ def _add_setting(group: Any, field: dataclasses.Field[Any], hint: Any) -> None:
             options["metavar"] = {int: "N", float: "X", str: "TEXT"}[kind]
         if field.default is not None:
             help_text += f" (default: {field.default})"
-    group.add_argument(_flag(field.name), help=help_text.replace("%", "%%"), **options)
+    group.add_argument(flag(field.name), help=help_text.replace("%", "%%"), **options)
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    # A run that goes on keeps its settings: only some can be at fault, or be the remedy.
+    names = _OPTIONS if arguments.resume is None else CHANGEABLE
+    with errors_in_options({name: _OPTIONS[name] for name in names}):
+        return _train(arguments)
+
+
+def _train(arguments: argparse.Namespace) -> int:
     given = {name: getattr(arguments, name) for name in _SETTINGS if name in arguments}
     if arguments.resume is None:
         trainer = Trainer(
-            TrainConfig(**given), progress=arguments.progress, overwrite=arguments.overwrite
+            TrainConfig(**given),
+            progress=arguments.progress,
+            overwrite=arguments.overwrite,
+            process_group=_process_group(),
         )
     else:
-        fixed = [_flag(name) for name in given if name not in CHANGEABLE]
+        fixed = [flag(name) for name in given if name not in CHANGEABLE]
         if arguments.overwrite:
             fixed.insert(0, "--overwrite")
         if fixed:
@@ -78,11 +94,21 @@ def _run(arguments: argparse.Namespace) -> int:
                 f"{', '.join(fixed)}: cannot be given with --resume, which keeps the settings of "
                 "the run; leave out, or start a new run"
             )
-        trainer = Trainer.resume(arguments.resume, progress=arguments.progress, **given)
+        trainer = Trainer.resume(
+            arguments.resume,
+            progress=arguments.progress,
+            process_group=_process_group(),
+            **given,
+        )
     print(f"training in {_shown(trainer.run_directory.path)}", flush=True)
     result = trainer.fit()
     _print_result(result)
     return EXIT_INTERRUPTED if result.interrupted else 0
+
+
+def _process_group() -> distributed.ProcessGroup | None:
+    """All processes, if there are several: under torchrun."""
+    return distributed.group.WORLD if distributed.is_initialized() else None
 
 
 def _print_result(result: TrainResult) -> None:
@@ -94,14 +120,15 @@ def _print_result(result: TrainResult) -> None:
         for remedy in remedies:
             _print_wrapped(remedy, bullet="  - ")
         _print_wrapped(phases.REMEDY_NOTE)
-    numbers = [f"{summary['steps']} steps"]
+    numbers = [f"{summary['steps']} step{'' if summary['steps'] == 1 else 's'}"]
     numbers += [
         f"{name.replace('_', ' ')} {summary[name]:.4g}"
         for name in ("final_loss", "accuracy")
         if summary[name] is not None
     ]
-    if summary["overhead"] is not None:
-        overhead = summary["overhead"]
+    overhead = summary["overhead"]
+    # Known from the second step on.
+    if overhead is not None and overhead["percent_of_step"] is not None:
         numbers.append(
             f"probe {overhead['microseconds_per_step']:.0f} us per step "
             f"({overhead['percent_of_step']:.1f} %)"
@@ -126,10 +153,6 @@ def _shown(path: Path) -> str:
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
-
-
 COMMAND = Command(
     name="train",
     help="train a network, the probe on at every step, and say what happened",
@@ -144,6 +167,7 @@ COMMAND = Command(
         "tfc-fast train --dataset mnist --data-dir ~/data/mnist --depth 9 --steps 5000",
         "tfc-fast train --dataset gaussian --separation 1 --optimizer adam --lr 0.001",
         "tfc-fast train --resume runs/digits --steps 3000",
+        "torchrun --nproc-per-node 2 -m tfc_fast train --out runs/shared",
     ),
     configure=_configure,
     run=_run,

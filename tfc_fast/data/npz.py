@@ -37,7 +37,9 @@ def load_npz(*, folder: Path | None = None) -> RawData:
     if folder.is_dir():
         raise IsADirectoryError(f"folder {folder} is a folder; 'npz' wants the path of {_WANTED}")
     if not folder.exists():
-        raise FileNotFoundError(f"{folder} does not exist; 'npz' wants the path of {_WANTED}")
+        raise FileNotFoundError(
+            f"folder {folder} does not exist; 'npz' wants the path of {_WANTED}"
+        )
     if not zipfile.is_zipfile(folder):
         raise ValueError(f"{folder} is damaged or no .npz file; wanted is {_WANTED}")
     try:

@@ -3,7 +3,8 @@
 A deep network often starts with a *first phase* in which the loss hardly falls. When the features
 of different classes grow more alike in it, that is temporary feature collapse; when the phase never
 ends, the network is stuck. Everything here works on plain numpy arrays of one run. The rules and
-their thresholds stand in the docstrings of `first_phase_end`, `site_phases` and `analyze`.
+their thresholds stand in the docstrings of `first_phase_end`, `site_phases` and `analyze`; the
+numbers are in `tfc_fast.phases.thresholds`.
 
     summary = analyze(loss, probe.history(), chance_loss=math.log(num_classes))
     print(describe(summary), remedies(summary))

@@ -8,15 +8,13 @@ from itertools import accumulate
 import numpy as np
 import numpy.typing as npt
 
+from tfc_fast.phases.thresholds import DECAY, DROP, HOLD_TIME_CONSTANTS
+
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
-# A level counts as part of the plateau when the smoothed loss held it for this many time constants
-# 1 / (1 - decay): long enough that the tail of a spike cannot lift the plateau.
-_HOLD_TIME_CONSTANTS = 5
 
-
-def smoothed_loss(loss: npt.ArrayLike, decay: float = 0.95) -> FloatArray:
+def smoothed_loss(loss: npt.ArrayLike, decay: float = DECAY) -> FloatArray:
     """Exponential average of the loss, started at its first finite value.
 
     `s[0] = loss[0]`, `s[t] = decay * s[t-1] + (1 - decay) * loss[t]`. A NaN or infinite loss leaves
@@ -57,8 +55,8 @@ def first_phase_end(
     loss: npt.ArrayLike,
     *,
     steps: npt.ArrayLike | None = None,
-    decay: float = 0.95,
-    drop: float = 0.1,
+    decay: float = DECAY,
+    drop: float = DROP,
     chance_loss: float | None = None,
 ) -> int | None:
     """First step at which the smoothed loss lies below its plateau by `drop`, for good.
@@ -105,7 +103,7 @@ def first_phase_end(
     average = average[first:]
     if average.size == 0:
         return None
-    plateau = _plateau(average, math.ceil(_HOLD_TIME_CONSTANTS / (1.0 - decay)))
+    plateau = _plateau(average, math.ceil(HOLD_TIME_CONSTANTS / (1.0 - decay)))
     if chance_loss is not None:
         plateau = np.minimum(plateau, chance_loss)
     below = average < plateau - drop * np.abs(plateau)

@@ -8,10 +8,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from tfc_fast.phases.thresholds import (
+    DECAY,
+    DROP,
+    HOLD_TIME_CONSTANTS,
+    MIN_PHASE,
+    MIN_RISE,
+    PATIENCE,
+    PROGRESS,
+)
+
 State = Literal["healthy", "collapsing", "stuck", "recovered"]
 
-# As in `first_phase_end`: a level that was held so long is part of the plateau.
-_HOLD_TIME_CONSTANTS = 5
 # A rise counts if it is that many standard errors of the running mean above zero.
 _STANDARD_ERRORS = 4
 
@@ -40,15 +48,16 @@ class PhaseMonitor:
       feature similarity of some site has risen by `min_rise` since its start, more than its noise
       explains (four standard errors).
     - `"stuck"`: the first phase is at least `patience` steps old, and in the last `patience` steps
-      neither has the loss fallen by a quarter of `drop` nor a similarity risen by a quarter of
-      `min_rise`. A loss that is not finite for `patience` steps in a row counts as not falling.
+      there was no progress: neither has the loss fallen by a quarter of `drop` nor a similarity
+      risen by a quarter of `min_rise`. A loss that is not finite counts as not falling. `analyze`
+      calls a whole run stuck by the same rule.
     - `"recovered"`: after an alarm (one of the two above) the first phase has ended.
 
     The first phase lasts as long as the smoothed loss is above its line, which is the one of
     `first_phase_end`: `drop` under the plateau. It has ended when the loss was below for
     `1 / (1 - decay)` steps in a row, which is how long this is known late. Similarities are
     averaged with the same decay; a site's start is its average over the first `1 / (1 - decay)`
-    steps.
+    steps. The defaults are those of `analyze` and stand in `tfc_fast.phases.thresholds`.
 
     One update costs a few microseconds and the memory does not grow. Feed it with records as they
     are drained; nothing in it needs every step.
@@ -76,11 +85,11 @@ class PhaseMonitor:
         self,
         *,
         chance_loss: float | None = None,
-        decay: float = 0.95,
-        drop: float = 0.1,
-        min_rise: float = 0.04,
-        min_phase: int = 50,
-        patience: int = 300,
+        decay: float = DECAY,
+        drop: float = DROP,
+        min_rise: float = MIN_RISE,
+        min_phase: int = MIN_PHASE,
+        patience: int = PATIENCE,
     ) -> None:
         if chance_loss is not None and not math.isfinite(chance_loss):
             raise ValueError(f"chance_loss: {chance_loss} given, a finite number or None is wanted")
@@ -123,6 +132,14 @@ class PhaseMonitor:
     def changes(self) -> tuple[Change, ...]:
         """All changes of state, in order."""
         return tuple(self._changes)
+
+    @property
+    def last_progress(self) -> int | None:
+        """Step of the last progress, as `"stuck"` asks for it; the first step if there was none.
+
+        None before the first update.
+        """
+        return None if self._first_step is None else self._progress_step
 
     def update(
         self, step: int, loss: float, between: Mapping[str, float] | float | None = None
@@ -193,6 +210,8 @@ class PhaseMonitor:
 
     def _judge(self, step: int) -> None:
         assert self._first_step is not None
+        site, rise = self._largest_rise()
+        self._note_progress(step, rise)
         if self._ended:
             return
         if self._loss.is_below_for_good:
@@ -200,8 +219,6 @@ class PhaseMonitor:
             if self._changes:
                 self._change(step, "recovered", None)
             return
-        site, rise = self._largest_rise()
-        self._note_progress(step, rise)
         if self._loss.is_below or self.state == "stuck":
             return
         if step - self._progress_step >= self._patience:
@@ -223,10 +240,10 @@ class PhaseMonitor:
 
     def _note_progress(self, step: int, rise: float) -> None:
         average = self._loss.average
-        fallen = self._progress_loss - average > self._drop / 4 * abs(self._progress_loss)
+        fallen = self._progress_loss - average > PROGRESS * self._drop * abs(self._progress_loss)
         if (math.isnan(self._progress_loss) or fallen) and not math.isnan(average):
             self._progress_loss, self._progress_step = average, step
-        if rise - self._progress_rise > self._min_rise / 4:
+        if rise - self._progress_rise > PROGRESS * self._min_rise:
             self._progress_rise, self._progress_step = rise, step
 
     def _change(self, step: int, state: State, site: str | None) -> None:
@@ -241,7 +258,7 @@ class _LossLine:
         self.average = math.nan
         self._decay = decay
         self._drop = drop
-        self._hold = math.ceil(_HOLD_TIME_CONSTANTS / (1.0 - decay))
+        self._hold = math.ceil(HOLD_TIME_CONSTANTS / (1.0 - decay))
         self._confirm = math.ceil(1.0 / (1.0 - decay))
         self._count = 0
         self._held = math.nan  # highest level held so far

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tfc_fast.phases.thresholds import WINDOW
+
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
@@ -51,7 +53,7 @@ class SitePhase:
 
 
 def site_phases(
-    records: Mapping[str, npt.NDArray[Any]], first_phase_end: int | None, *, window: int = 21
+    records: Mapping[str, npt.NDArray[Any]], first_phase_end: int | None, *, window: int = WINDOW
 ) -> list[SitePhase]:
     """Start, peak, rise and fall of the similarities at each site.
 
@@ -96,13 +98,7 @@ def _by_site(
     records: Mapping[str, npt.NDArray[Any]],
 ) -> Iterator[tuple[str, IntArray, FloatArray, FloatArray]]:
     """(site, steps, feature cosines, gradient cosines), steps in order, sites as first recorded."""
-    for column in _COLUMNS:
-        if column not in records:
-            raise ValueError(f"records: column {column!r} is missing, there are {sorted(records)}")
-    shapes = {column: np.shape(records[column]) for column in _COLUMNS}
-    if len(set(shapes.values())) > 1 or len(shapes["step"]) != 1:
-        raise ValueError(f"records: shapes {shapes} given, 1-D columns of one length are wanted")
-    step = np.asarray(records["step"], dtype=np.int64)
+    step = record_steps(records)
     feature = np.asarray(records["feature_cos_between"], dtype=np.float64)
     grad = np.asarray(records["grad_cos_within"], dtype=np.float64)
     sites, code = site_codes(records["site"])
@@ -111,6 +107,17 @@ def _by_site(
     for index, site in enumerate(sites):
         rows = order[bounds[index] : bounds[index + 1]]
         yield site, step[rows], feature[rows], grad[rows]
+
+
+def record_steps(records: Mapping[str, npt.NDArray[Any]]) -> IntArray:
+    """The step of each record, int64 `[n]`; ValueError unless the columns that count are there."""
+    for column in _COLUMNS:
+        if column not in records:
+            raise ValueError(f"records: column {column!r} is missing, there are {sorted(records)}")
+    shapes = {column: np.shape(records[column]) for column in _COLUMNS}
+    if len(set(shapes.values())) > 1 or len(shapes["step"]) != 1:
+        raise ValueError(f"records: shapes {shapes} given, 1-D columns of one length are wanted")
+    return np.asarray(records["step"], dtype=np.int64)
 
 
 def site_codes(names: npt.NDArray[Any]) -> tuple[list[str], IntArray]:

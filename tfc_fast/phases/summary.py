@@ -11,9 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from tfc_fast.phases.curve import first_phase_end, loss_vector, smoothed_loss, step_vector
-from tfc_fast.phases.sites import SitePhase, site_phases
+from tfc_fast.phases.monitor import PhaseMonitor
+from tfc_fast.phases.replay import replayed
+from tfc_fast.phases.sites import IntArray, SitePhase, record_steps, site_phases
+from tfc_fast.phases.thresholds import DECAY, DROP, MIN_PHASE, MIN_RISE, PATIENCE, WINDOW
 
-Verdict = Literal["collapsed", "stuck", "none"]
+Verdict = Literal["collapsed", "stuck", "none", "undecided"]
 
 # Rises closer to each other than the step noise of a running mean count as tied.
 _TIE = 0.01
@@ -25,7 +28,7 @@ class PhaseSummary:
 
     Attributes:
         first_phase_end: first step after the first phase; None if it never ended.
-        verdict: `"collapsed"`, `"stuck"` or `"none"`.
+        verdict: `"collapsed"`, `"stuck"`, `"none"` or `"undecided"`.
         collapse_site: site with the largest rise of the between-class feature similarity, whether
             or not that rise made a collapse; rises within 0.01 of the largest count as tied, and
             the deepest (last recorded) of them is taken.
@@ -35,12 +38,13 @@ class PhaseSummary:
         final_loss: smoothed loss at the last step; NaN if the loss of the last step is not finite.
         n_steps: number of losses.
         first_step: step of the first loss; None without losses.
+        last_step: step of the last finite loss; None without one.
         n_nonfinite_losses: how many losses were NaN or infinite.
         always_below_chance: `chance_loss` was given and the smoothed loss was below it by `drop`
             all the time: the network could already do the task, and there was no first phase to
             watch.
         thresholds: the arguments of the analysis (`decay`, `drop`, `chance_loss`, `min_rise`,
-            `min_phase`, `window`).
+            `min_phase`, `patience`, `window`).
     """
 
     first_phase_end: int | None
@@ -52,6 +56,7 @@ class PhaseSummary:
     final_loss: float
     n_steps: int
     first_step: int | None
+    last_step: int | None
     n_nonfinite_losses: int
     always_below_chance: bool
     thresholds: dict[str, float | int | None]
@@ -68,56 +73,68 @@ def analyze(
     *,
     steps: npt.ArrayLike | None = None,
     chance_loss: float | None = None,
-    decay: float = 0.95,
-    drop: float = 0.1,
-    min_rise: float = 0.04,
-    min_phase: int = 50,
-    window: int = 21,
+    decay: float = DECAY,
+    drop: float = DROP,
+    min_rise: float = MIN_RISE,
+    min_phase: int = MIN_PHASE,
+    patience: int = PATIENCE,
+    window: int = WINDOW,
 ) -> PhaseSummary:
     """The phases of a run and a verdict.
 
     - `"collapsed"`: the first phase ended, it lasted at least `min_phase` steps, and in it the
       between-class feature similarity rose by at least `min_rise` at some site.
-    - `"stuck"`: the first phase did not end in a run of at least `min_phase` steps, counted to the
-      last finite loss.
-    - `"none"`: all else. That includes a run of fewer than `min_phase` steps that is still in its
-      first phase (too short to tell), a run without losses, one without class labels, and one whose
+    - `"stuck"`: the first phase did not end, and there was no progress in the last `patience` steps
+      up to the last finite loss: neither did the loss fall by a quarter of `drop` nor a similarity
+      rise by a quarter of `min_rise`. This is the rule of `PhaseMonitor` and of the event
+      `"stuck"`.
+    - `"none"`: the first phase ended within `min_phase` steps, or without such a rise; or the
       smoothed loss was below `chance_loss` by `drop` all the time (it was trained before).
+    - `"undecided"`: all else. The first phase did not end in a run that is too short to be stuck or
+      that still makes progress; it ended, but the similarity was not measured, as without class
+      labels; or there are no finite losses.
 
-    The defaults come from multi-layer perceptrons on handwritten digits (width 256, initial gain
-    0.41, plain gradient descent, several seeds; length of the phase in steps, largest rise at any
-    site): 3 linear layers 36 to 41 and at most 0.026; 4 layers 76 to 88 and 0.047 to 0.072; 5
-    layers 162 to 195 and 0.088 to 0.153; 7 layers 618 to 787 and 0.151 to 0.190. With 11 layers
-    (stuck for 1500 steps) noise alone gave at most 0.011. Other units of time (larger batches,
-    other learning rates) ask for another `min_phase`.
+    The defaults stand in `tfc_fast.phases.thresholds`. They come from multi-layer perceptrons on
+    handwritten digits (width 256, initial gain 0.41, plain gradient descent, several seeds; length
+    of the phase in steps, largest rise at any site): 3 linear layers 36 to 41 and at most 0.026; 4
+    layers 76 to 88 and 0.047 to 0.072; 5 layers 162 to 195 and 0.088 to 0.153; 7 layers 618 to 787
+    and 0.151 to 0.190. With 11 layers (stuck for 1500 steps) noise alone gave at most 0.011. Other
+    units of time (larger batches, other learning rates) ask for another `min_phase` and `patience`.
 
     Args:
         loss: losses in step order, `[n]`.
         records: the records of the run (see `site_phases`); None or empty if there are none.
-        steps: step of each loss, strictly increasing; None counts from 0.
+        steps: step of each loss, strictly increasing. None stands for the steps of the records,
+            which has to be as many as there are losses; without records it counts from 0.
         chance_loss: see `first_phase_end`.
         decay: see `first_phase_end`.
         drop: see `first_phase_end`.
         min_rise: smallest rise of a mean cosine that counts as collapse.
         min_phase: smallest length of a first phase that counts, in steps.
+        patience: steps without progress after which a run counts as stuck.
         window: see `site_phases`.
 
     Returns:
         The summary.
 
     Raises:
-        ValueError: on wrong shapes or arguments out of range.
+        ValueError: on wrong shapes or arguments out of range, or if losses and records are of
+            different steps.
 
     Example:
-        >>> analyze([2.3] * 200, None).verdict
-        'stuck'
+        >>> analyze([2.3] * 200, None).verdict, analyze([2.3] * 400, None).verdict
+        ('undecided', 'stuck')
     """
     values = loss_vector(loss)
-    numbers = step_vector(steps, values.size)
-    if not min_rise > 0.0:
-        raise ValueError(f"min_rise: {min_rise} given, above 0 is wanted")
-    if min_phase < 1:
-        raise ValueError(f"min_phase: {min_phase} given, at least 1 step is wanted")
+    numbers = _loss_steps(values.size, steps, records)
+    monitor = PhaseMonitor(
+        chance_loss=chance_loss,
+        decay=decay,
+        drop=drop,
+        min_rise=min_rise,
+        min_phase=min_phase,
+        patience=patience,
+    )
     end = first_phase_end(values, steps=numbers, decay=decay, drop=drop, chance_loss=chance_loss)
     sites = site_phases(records, end, window=window) if records else []
     collapse = _collapse_site(sites)
@@ -128,15 +145,18 @@ def analyze(
         and finite.any()
         and np.nanmax(average) < chance_loss - drop * abs(chance_loss)
     )
-    verdict: Verdict = "none"
-    if finite.any() and not always_below:
-        last = int(numbers[finite][-1]) + 1 if end is None else end
-        length = last - int(numbers[0])
-        if length >= min_phase:
-            if end is None:
-                verdict = "stuck"
-            elif collapse is not None and collapse.feature_between.rise >= min_rise:
-                verdict = "collapsed"
+    verdict: Verdict = "undecided"
+    if always_below:
+        verdict = "none"
+    elif end is None:
+        if finite.any():
+            last = int(numbers[finite][-1])
+            replayed(monitor, numbers[finite], values[finite], records)
+            verdict = "stuck" if last - (monitor.last_progress or 0) >= patience else "undecided"
+    elif end - int(numbers[0]) < min_phase:
+        verdict = "none"
+    elif collapse is not None:
+        verdict = "collapsed" if collapse.feature_between.rise >= min_rise else "none"
     return PhaseSummary(
         first_phase_end=end,
         verdict=verdict,
@@ -147,6 +167,7 @@ def analyze(
         final_loss=float(average[-1]) if values.size and finite[-1] else math.nan,
         n_steps=values.size,
         first_step=int(numbers[0]) if values.size else None,
+        last_step=int(numbers[finite][-1]) if finite.any() else None,
         n_nonfinite_losses=int(values.size - finite.sum()),
         always_below_chance=always_below,
         thresholds={
@@ -155,9 +176,34 @@ def analyze(
             "chance_loss": None if chance_loss is None else float(chance_loss),
             "min_rise": min_rise,
             "min_phase": min_phase,
+            "patience": patience,
             "window": window,
         },
     )
+
+
+def _loss_steps(
+    size: int, steps: npt.ArrayLike | None, records: Mapping[str, npt.NDArray[Any]] | None
+) -> IntArray:
+    """The step of each of `size` losses; ValueError if losses and records are of other steps."""
+    recorded = np.unique(record_steps(records)) if records else np.empty(0, np.int64)
+    if not recorded.size:
+        return step_vector(steps, size)
+    span = f"{recorded.size} steps, {recorded[0]} to {recorded[-1]}"
+    if steps is None:
+        if size != recorded.size:
+            raise ValueError(
+                f"loss: {size} values given, but the records are of {span}; give one loss for each "
+                "of them (those of one site), or the step of each loss as steps"
+            )
+        return recorded
+    numbers = step_vector(steps, size)
+    if size and (numbers[-1] < recorded[0] or recorded[-1] < numbers[0]):
+        raise ValueError(
+            f"steps: {numbers[0]} to {numbers[-1]} given, but the records are of {span}; give "
+            "losses and records of one run"
+        )
+    return numbers
 
 
 def _collapse_site(sites: list[SitePhase]) -> SitePhase | None:

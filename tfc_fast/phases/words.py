@@ -25,7 +25,8 @@ def describe(summary: PhaseSummary) -> str:
     Example:
         >>> from tfc_fast.phases import analyze
         >>> describe(analyze([2.3] * 30, None))
-        'Too short to tell: after 30 steps the loss is still on its first plateau.'
+        'Too short to tell: after 30 steps the loss is not 10 % below its first plateau (it is
+        2.3 at the end). Only after more than 300 steps can a run be called stuck.'
     """
     return f"{headline(summary)}: {details(summary)}"
 
@@ -41,7 +42,7 @@ def headline(summary: PhaseSummary) -> str:
 
     Example:
         >>> from tfc_fast.phases import analyze
-        >>> headline(analyze([2.3] * 200, None))
+        >>> headline(analyze([2.3] * 400, None))
         'Stuck in the first phase'
     """
     if summary.n_nonfinite_losses == summary.n_steps:
@@ -51,8 +52,8 @@ def headline(summary: PhaseSummary) -> str:
     if summary.verdict == "stuck":
         return "Stuck in the first phase"
     if summary.first_phase_end is None:
-        return "Too short to tell"
-    if summary.collapse_site is None:
+        return "Too short to tell" if _is_too_short(summary) else "Still in the first phase"
+    if summary.verdict == "undecided":
         return "Not known whether features collapsed"
     if summary.verdict == "collapsed":
         return "Temporary feature collapse"
@@ -71,12 +72,13 @@ def details(summary: PhaseSummary) -> str:
     Example:
         >>> from tfc_fast.phases import analyze
         >>> details(analyze([2.3] * 30, None))
-        'after 30 steps the loss is still on its first plateau.'
+        'after 30 steps the loss is not 10 % below its first plateau (it is 2.3 at the end). Only
+        after more than 300 steps can a run be called stuck.'
     """
     if summary.n_nonfinite_losses == summary.n_steps:
         return "no finite loss was recorded."
     sentences = [_loss_sentence(summary)]
-    if not summary.always_below_chance and headline(summary) != "Too short to tell":
+    if not summary.always_below_chance and not _is_too_short(summary):
         sentences.append(_similarity_sentence(summary))
     if summary.n_nonfinite_losses:
         end = ", the last one among them" if math.isnan(summary.final_loss) else ""
@@ -96,14 +98,15 @@ def remedies(summary: PhaseSummary) -> list[str]:
         summary: from `analyze`.
 
     Returns:
-        One remedy per entry, most promising first; empty for the verdict `"none"`.
+        One remedy per entry, most promising first; empty for the verdicts `"none"` and
+        `"undecided"`.
 
     Example:
         >>> from tfc_fast.phases import analyze
-        >>> remedies(analyze([2.3] * 200, None))[0]
+        >>> remedies(analyze([2.3] * 400, None))[0]
         'Add batch normalization before each ReLU.'
     """
-    if summary.verdict == "none":
+    if summary.verdict in ("none", "undecided"):
         return []
     return [
         "Add batch normalization before each ReLU.",
@@ -120,7 +123,7 @@ def remedies(summary: PhaseSummary) -> list[str]:
 def _loss_sentence(summary: PhaseSummary) -> str:
     if summary.always_below_chance:
         return (
-            "the loss was below chance level from the start, so the network seems to have been "
+            "the loss was below chance level from the start, like that of a network that was "
             "trained before."
         )
     end = summary.first_phase_end
@@ -131,20 +134,39 @@ def _loss_sentence(summary: PhaseSummary) -> str:
             f"the first phase lasted {only}{_count(length)}, then the loss fell"
             f"{_final(summary, 'to')}."
         )
+    drop = 100 * float(summary.thresholds["drop"] or 0.0)
+    patience = _count(int(summary.thresholds["patience"] or 0))
+    level = (
+        f"after {_count(_length(summary))} the loss is not {drop:g} % below its first plateau"
+        f"{_final(summary, 'it is')}"
+    )
     if summary.verdict == "stuck":
-        drop = 100 * float(summary.thresholds["drop"] or 0.0)
-        return (
-            f"in {_count(summary.n_steps)} the loss never fell by {drop:g} % below its first "
-            f"plateau{_final(summary, 'it is')}."
-        )
-    finite = summary.n_steps - summary.n_nonfinite_losses
-    return f"after {_count(finite)} the loss is still on its first plateau."
+        return f"{level}, and at least the last {patience} brought no progress."
+    if _is_too_short(summary):
+        return f"{level}. Only after more than {patience} can a run be called stuck."
+    return f"{level}, but the last {patience} brought progress, in the loss or in the features."
+
+
+def _length(summary: PhaseSummary) -> int:
+    """Steps from the first loss to the last finite one."""
+    if summary.first_step is None or summary.last_step is None:
+        return 0
+    return summary.last_step - summary.first_step + 1
+
+
+def _is_too_short(summary: PhaseSummary) -> bool:
+    """Whether the first phase did not end in a run that is too short to be stuck."""
+    patience = int(summary.thresholds["patience"] or 0)
+    return summary.first_phase_end is None and _length(summary) <= patience
 
 
 def _similarity_sentence(summary: PhaseSummary) -> str:
     site = next((site for site in summary.sites if site.site == summary.collapse_site), None)
     if site is None:
-        return "The similarity of features between classes was not measured: it needs class labels."
+        return (
+            "The similarity of features between classes was not measured: it needs a probe that is "
+            "given class labels."
+        )
     course = site.feature_between
     if course.rise < float(summary.thresholds["min_rise"] or 0.0):
         return (

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tfc_fast.phases import smoothed_loss
+from tfc_fast.phases.thresholds import DECAY
 from tfc_fast.report import style
 from tfc_fast.report.bins import Band, BinnedRecords, bin_records
 
@@ -33,7 +34,7 @@ def loss_figure(
     *,
     first_phase_end: int | None = None,
     chance_loss: float | None = None,
-    decay: float = 0.95,
+    decay: float = DECAY,
 ) -> Figure | None:
     """The loss of every step, its exponential average, and the first phase.
 

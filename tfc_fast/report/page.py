@@ -22,7 +22,7 @@ from tfc_fast.report.pictures import Picture, draw
 from tfc_fast.report.tables import flat, key_numbers, site_rows
 from tfc_fast.run_directory import RunDirectory
 
-_THRESHOLDS = ("decay", "drop", "min_rise", "min_phase", "window")
+_THRESHOLDS = ("decay", "drop", "min_rise", "min_phase", "patience", "window")
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def _render(run: _Run, summary: phases.PhaseSummary, pictures: list[Picture]) ->
     return environment.get_template("page.html").render(
         name=run.directory.path.name,
         folder=str(run.directory.path),
-        tone=words.tone(summary),
+        verdict=summary.verdict,
         headline=phases.headline(summary),
         details=phases.details(summary),
         meaning=words.meaning(summary),

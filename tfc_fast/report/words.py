@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from tfc_fast.phases import PhaseSummary, Verdict
@@ -23,6 +25,10 @@ _MEANINGS: dict[Verdict, str] = {
         "The network started to learn soon, or its features did not grow more alike while it "
         "waited. Nothing needs to be done about collapse."
     ),
+    "undecided": (
+        "There is too little to judge by: the network may be about to learn, to collapse or to get "
+        "stuck. Train for longer, or look at the figures."
+    ),
 }
 
 
@@ -30,20 +36,20 @@ def meaning(summary: PhaseSummary) -> str:
     """What the verdict means for the user."""
     if summary.always_below_chance:
         return "A network that can do the task from the start has no first phase to get through."
-    if summary.verdict == "none" and summary.first_phase_end is None:
-        return "There is too little to judge by: train for longer, or look at the figures."
-    if summary.verdict == "none" and summary.collapse_site is None:
+    if summary.n_nonfinite_losses == summary.n_steps:
+        return "The phases of a run are told from its loss, and there is no finite one."
+    if summary.verdict == "undecided" and summary.first_phase_end is not None:
         return (
             "The network learns, but whether its features collapsed meanwhile shows only in their "
-            "similarity between classes: give the probe the class labels."
+            "similarity between classes: train with the probe, and give it the class labels."
+        )
+    if summary.verdict == "undecided" and math.isnan(summary.final_loss):
+        return (
+            "Before the first phase was over the losses were no longer finite, and nothing can be "
+            "told from then on. See that they stay finite, with a smaller learning rate for "
+            "instance."
         )
     return _MEANINGS[summary.verdict]
-
-
-def tone(summary: PhaseSummary) -> str:
-    """Colour of the verdict on the page: the verdict, or `"unknown"` where it rests on nothing."""
-    undecided = summary.first_phase_end is None or summary.collapse_site is None
-    return "unknown" if summary.verdict == "none" and undecided else summary.verdict
 
 
 def notes(summary: PhaseSummary, *, finished: bool, records: Records) -> list[str]:

@@ -48,9 +48,10 @@ class Batches:
         labels: int64 `[n]`, on the device of `inputs`.
         batch_size: Samples per step, at most n.
         seed: Seed of the run.
+        part: Which part of each batch is given, and of how many that are as equal as can be.
 
     Raises:
-        ValueError: `batch_size` is larger than the number of samples.
+        ValueError: `batch_size` is larger than the number of samples, or less than that of parts.
 
     Example:
         >>> batches = Batches(torch.randn(10, 4), torch.arange(10), batch_size=5, seed=0)
@@ -60,13 +61,27 @@ class Batches:
     """
 
     def __init__(
-        self, inputs: torch.Tensor, labels: torch.Tensor, *, batch_size: int, seed: int
+        self,
+        inputs: torch.Tensor,
+        labels: torch.Tensor,
+        *,
+        batch_size: int,
+        seed: int,
+        part: tuple[int, int] = (0, 1),
     ) -> None:
         if batch_size > len(labels):
             raise ValueError(
                 f"batch_size: {batch_size} given, the data set has only {len(labels)} samples; "
                 "lower batch_size"
             )
+        index, parts = part
+        if batch_size < parts:
+            raise ValueError(
+                f"batch_size: {batch_size} given, but {parts} processes share each batch; raise "
+                "batch_size, or start fewer"
+            )
+        self._part = slice(batch_size * index // parts, batch_size * (index + 1) // parts)
+        self._parts = parts
         self._inputs = inputs
         self._labels = labels
         self._batch_size = batch_size
@@ -79,6 +94,15 @@ class Batches:
         """Number of batches of an epoch."""
         return len(self._labels) // self._batch_size
 
+    @property
+    def weight(self) -> float:
+        """How much larger the part is than the mean of all parts.
+
+        The mean over all parts of the mean loss of a part, times its weight, is the mean loss of
+        the batch.
+        """
+        return (self._part.stop - self._part.start) * self._parts / self._batch_size
+
     def at(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return inputs and labels of a step.
 
@@ -86,7 +110,7 @@ class Batches:
             step: Number of the step, from 1.
 
         Returns:
-            New tensors `[batch_size, ...]` and `[batch_size]`.
+            New tensors `[batch_size, ...]` and `[batch_size]`, or the part of them.
         """
         epoch, position = divmod(step - 1, self.per_epoch)
         if epoch != self._epoch:
@@ -94,4 +118,5 @@ class Batches:
             self._order = order.to(self._labels.device)
             self._epoch = epoch
         chosen = self._order[position * self._batch_size : (position + 1) * self._batch_size]
+        chosen = chosen[self._part]
         return self._inputs[chosen], self._labels[chosen]

@@ -80,8 +80,8 @@ class TrainingLoop:
             step: Number of the step, from 1.
 
         Returns:
-            Loss before the update and number of samples classified rightly, both on the device
-            and without a graph; number of samples.
+            Loss before the update (of a part of a batch times its weight) and number of samples
+            classified rightly, both on the device and without a graph; number of samples.
 
         Raises:
             TypeError, ValueError: The model returns something else than `[n, num_classes]`.
@@ -93,6 +93,8 @@ class TrainingLoop:
         output = self._forward(inputs)
         self._check(output, len(labels))
         loss = self._loss(output, labels)
+        if self._batches.weight != 1:
+            loss = loss * self._batches.weight
         loss.backward()  # type: ignore[no-untyped-call]
         loss = loss.detach()
         if self._probe is not None:

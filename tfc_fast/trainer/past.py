@@ -35,6 +35,7 @@ def description(
     samples: Samples,
     device: torch.device,
     chance_loss: float,
+    processes: int,
 ) -> dict[str, Any]:
     """Return the content of `config.json` for a new run.
 
@@ -45,6 +46,7 @@ def description(
         samples: The data.
         device: Device of the training.
         chance_loss: Loss of a network that knows only the class frequencies.
+        processes: How many processes train together.
     """
     kind = type(model)
     return {
@@ -58,6 +60,7 @@ def description(
             "parameters": sum(weight.numel() for weight in model.parameters()),
         },
         "chance_loss": chance_loss,
+        "processes": processes,
         "resumed": [],
     }
 

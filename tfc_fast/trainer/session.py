@@ -20,6 +20,7 @@ from tfc_fast.trainer.log import TrainLog
 from tfc_fast.trainer.loop import TrainingLoop, make_optimizer
 from tfc_fast.trainer.objective import loss_function
 from tfc_fast.trainer.progress import ProgressBar
+from tfc_fast.trainer.ranks import Ranks
 from tfc_fast.trainer.store import TENSORBOARD_FOLDER, SaveSchedule
 
 __all__ = ["Session"]
@@ -39,6 +40,7 @@ class Session:
         num_classes: Number of classes.
         sinks: Where records go beside `run`.
         done: Steps that were done before; `restore` brings back their state.
+        ranks: The processes that train together.
 
     Raises:
         ImportError: A sink needs a package that is not installed.
@@ -55,8 +57,10 @@ class Session:
         num_classes: int,
         sinks: Iterable[Sink],
         done: int = 0,
+        ranks: Ranks,
     ) -> None:
         self.step = 0
+        self._ranks = ranks
         self.log = TrainLog()
         self._rows_saved = 0
         self._schedule = SaveSchedule()
@@ -69,9 +73,10 @@ class Session:
             if config.probe
             else None
         )
+        forward = ranks.synchronized(model)
         self._loop = TrainingLoop(
             # After the probe is attached: what is compiled is the model with its probe.
-            torch.compile(model) if config.compile else model,
+            torch.compile(forward) if config.compile else forward,
             self._optimizer,
             batches,
             loss_function(config.loss),
@@ -116,12 +121,13 @@ class Session:
         if self.step == 0:
             # The initial weights may be the user's own: nothing else could bring them back.
             self._save_checkpoint()
-        while self.step < total and not stop:
+        while self.step < total and not self._ranks.agree(stop):
             lr = self._loop.lr
             began = time.perf_counter()
             loss, correct, rows = self._loop.run(self.step + 1)
             seconds = time.perf_counter() - began
             self.step += 1
+            loss, correct, rows = self._ranks.of_the_whole_batch(loss, correct, rows)
             self.log.record(self.step, loss, correct, rows=rows, lr=lr, seconds=seconds)
             bar.advance(self.log.last_loss)
             if self._schedule.due():
@@ -172,6 +178,7 @@ class Session:
             window=config.window,
             sinks=list(sinks),
             stop_on=config.stop_kinds,
+            process_group=self._ranks.group,
         )
         probe.attach()
         return probe

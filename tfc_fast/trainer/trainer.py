@@ -6,8 +6,9 @@ import contextlib
 import dataclasses
 import functools
 import os
+import tempfile
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -24,10 +25,14 @@ from tfc_fast.trainer.interrupt import StopRequest
 from tfc_fast.trainer.objective import chance_loss
 from tfc_fast.trainer.past import Past, description, past_of
 from tfc_fast.trainer.progress import ProgressBar
+from tfc_fast.trainer.ranks import Ranks
 from tfc_fast.trainer.samples import named_config, training_samples
 from tfc_fast.trainer.session import Session
 from tfc_fast.trainer.store import claim, discard, locked, rewind
 from tfc_fast.trainer.summary import summarize
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 __all__ = ["TrainResult", "Trainer"]
 
@@ -72,6 +77,10 @@ class Trainer:
         sinks: Where records go beside the folder of the run; closed at its end.
         progress: Whether a progress bar is shown, if standard error is a terminal.
         overwrite: Whether the files of an earlier run in the folder are removed.
+        process_group: Process group of torch.distributed whose processes train together, each with
+            a trainer like this one: the model under DDP, on an equal share of each batch of
+            `batch_size` samples. Records and log are of the whole batch; the first process writes
+            them. On the CPU only. Batch norm sees the share of its process.
 
     Raises:
         ImportError: The data set needs a package that is not installed.
@@ -100,12 +109,14 @@ class Trainer:
         sinks: Iterable[Sink] = (),
         progress: bool = True,
         overwrite: bool = False,
+        process_group: ProcessGroup | None = None,
     ) -> None:
         config = named_config(TrainConfig() if config is None else config, dataset)
+        ranks = Ranks(process_group)
         run = RunDirectory(config.run_path)
-        if not overwrite:
+        if ranks.leads and not overwrite:
             claim(run, overwrite=False)
-        self._set_up(config, run, model, dataset, sinks, progress)
+        self._set_up(config, run, model, dataset, sinks, progress, ranks)
         self._overwrite = overwrite
 
     @classmethod
@@ -117,6 +128,7 @@ class Trainer:
         dataset: Dataset | tuple[torch.Tensor, torch.Tensor] | None = None,
         sinks: Iterable[Sink] = (),
         progress: bool = True,
+        process_group: ProcessGroup | None = None,
         **changes: Any,
     ) -> Trainer:
         """Return a trainer that goes on with a run, bitwise as if it had never stopped.
@@ -130,6 +142,7 @@ class Trainer:
             dataset: As for `Trainer`; wanted if the run was started with one.
             sinks: As for `Trainer`; they get the records after the checkpoint.
             progress: As for `Trainer`.
+            process_group: As for `Trainer`; the same bits need as many processes.
             **changes: New values of `steps`, `epochs`, `threads`, `device`, `checkpoint_every`,
                 `stop_on`.
                 The same bits need the same device and number of threads.
@@ -147,7 +160,8 @@ class Trainer:
                     f"Trainer.resume(path, {name}=...)"
                 )
         trainer = cls.__new__(cls)
-        trainer._set_up(past.config, RunDirectory(path), model, dataset, sinks, progress)
+        run, ranks = RunDirectory(path), Ranks(process_group)
+        trainer._set_up(past.config, run, model, dataset, sinks, progress, ranks)
         trainer._past = past
         past.check(trainer._description, trainer._total)
         return trainer
@@ -165,7 +179,7 @@ class Trainer:
     @property
     def run_directory(self) -> RunDirectory:
         """The files of the run."""
-        return self._run
+        return self._shared_run
 
     def fit(self) -> TrainResult:
         """Train to the end, or until Ctrl-C, SIGTERM or an event of `stop_on`; once per trainer.
@@ -181,6 +195,8 @@ class Trainer:
                 before stays, and `resume` goes on from there.
             TypeError, ValueError: The model does not fit the data, or the probe the model.
         """
+        # All have read what they go on from before the first one writes.
+        self._ranks.wait()
         run = self._run.create()
         threads = self._config.threads if self._past is None else self._past.threads
         with locked(run), thread_count(threads), StopRequest() as stop:
@@ -191,15 +207,24 @@ class Trainer:
             # What came after the last step has ended nothing.
             stopped_by = stop.name if session.step < self._total else None
             interrupted = stopped_by is not None and stop.is_signal
-            summary, analysis = summarize(
-                run,
-                planned_steps=self._total,
-                chance_loss=self._chance_loss,
-                overhead=session.overhead(),
-                stopped_by=stopped_by,
-            )
+            found = None
+            if self._ranks.leads:
+                found = summarize(
+                    run,
+                    planned_steps=self._total,
+                    chance_loss=self._chance_loss,
+                    overhead=session.overhead(),
+                    stopped_by=stopped_by,
+                )
+            summary, analysis = self._ranks.from_leader(found)
         return TrainResult(
-            summary, analysis, run, self._model, session.step, stopped_by, interrupted
+            summary,
+            analysis,
+            self._shared_run,
+            self._model,
+            session.step,
+            stopped_by,
+            interrupted,
         )
 
     @contextlib.contextmanager
@@ -227,12 +252,14 @@ class Trainer:
                 num_classes=self._samples.num_classes,
                 sinks=self._sinks,
                 done=done,
+                ranks=self._ranks,
             )
             if past is not None:
                 # The files last: a checkpoint that does not fit must leave them as they are.
                 if past.checkpoint is not None:
                     session.restore(past.checkpoint)
-                session.log.extend(rewind(run, done, past.log_tail))
+                if self._ranks.leads:
+                    session.log.extend(rewind(run, done, past.log_tail))
                 session.save_records()
                 run.write_json(run.config_path, past.continued(self._description))
             yield session
@@ -258,15 +285,25 @@ class Trainer:
         dataset: Dataset | tuple[torch.Tensor, torch.Tensor] | None,
         sinks: Iterable[Sink],
         progress: bool,
+        ranks: Ranks,
     ) -> None:
+        self._ranks = ranks
         self._sinks = tuple(sinks)
         if self._sinks and not config.probe:
             raise ValueError("sinks: given, but probe=False makes no records; set probe=True")
-        self._run = run
-        self._progress = progress
+        self._run = self._shared_run = run
+        if not ranks.leads:
+            # What the others save is of use to nobody, and goes with them.
+            self._scratch = tempfile.TemporaryDirectory(prefix="tfc_fast-")
+            self._run = RunDirectory(self._scratch.name)
+        self._progress = progress and ranks.leads
         self._overwrite = False
         self._past: Past | None = None
         self._device = checked_device(config.device)
+        if ranks.count > 1 and self._device.type != "cpu":
+            raise ValueError(
+                f"device: {config.device} given, but several processes train on the CPU only"
+            )
         self._samples = training_samples(config, dataset)
         self._config = config
         labels = self._samples.labels
@@ -276,6 +313,7 @@ class Trainer:
             labels.to(self._device),
             batch_size=config.batch_size,
             seed=config.seed,
+            part=(ranks.number, ranks.count),
         )
         self._total = config.total_steps(len(labels))
         self._model_given = model is not None
@@ -306,4 +344,5 @@ class Trainer:
             samples=self._samples,
             device=self._device,
             chance_loss=self._chance_loss,
+            processes=self._ranks.count,
         )
