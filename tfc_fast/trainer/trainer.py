@@ -95,7 +95,7 @@ class Trainer:
         ...     )
         ...     result = Trainer(config).fit()
         ...     result.steps, result.summary["verdict"]
-        (20, 'none')
+        (20, 'undecided')
     """
 
     _trained = False
