@@ -30,7 +30,8 @@ FILES = {
     # A GPU cannot raise within a step: probe_on_device.py has these errors, and the drains.
     "tests/probe/test_probe_errors.py": "nothing_is_lost or noticed_in_backward"
     " or another_number_of_rows or width_of_a_site or silence or failing_sink",
-    "tests/probe/test_probe_records.py": "",
+    # In a compiled model the host does not learn how wide a site is, and makes no room.
+    "tests/probe/test_probe_records.py": "window_buffer and True",
     "tests/probe/test_probe_reductions.py": "noticed_in_backward",
     "tests/probe/test_probe_reductions_untouched.py": "inductor",
     "tests/probe/test_probe_gradient_memory.py": "",
