@@ -135,6 +135,17 @@ def test_one_process_alone(process_group: Any) -> None:
         np.testing.assert_allclose(histories[1][column], histories[0][column], rtol=1e-6)
 
 
+def test_a_loss_of_several_numbers(process_group: Any) -> None:
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU())
+    with Probe(model, process_group=process_group) as probe:
+        loss = model(torch.ones(3, 4)).sum(1)
+        loss.sum().backward()
+        with pytest.raises(ValueError, match="loss: wanted one number, got shape"):
+            probe.step(loss=loss)
+        probe.step(loss=loss.mean())
+    assert probe.history()["n_rows"].tolist() == [3]
+
+
 def test_wrong_arguments(process_group: Any) -> None:
     model = nn.Sequential(nn.Linear(4, 6), nn.ReLU())
     for arguments, error, message in (

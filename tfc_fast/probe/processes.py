@@ -21,6 +21,24 @@ from tfc_fast import _extension
 _C = _extension._C
 
 
+def checked_group(group: Any) -> distributed.ProcessGroup:
+    """A process group that this process is in.
+
+    Raises:
+        TypeError: It is something else.
+        ValueError: This process is not in it.
+    """
+    if not distributed.is_available() or not isinstance(group, distributed.ProcessGroup):
+        raise TypeError(
+            "process_group: wanted a process group of torch.distributed, got "
+            f"{type(group).__name__}; torch.distributed.group.WORLD is that of all processes "
+            "once init_process_group was called, and mesh.get_group() that of a DeviceMesh"
+        )
+    if distributed.get_rank(group) < 0:
+        raise ValueError("process_group: this process is not in that group")
+    return group
+
+
 class Processes:
     """The processes of one group, of which this is one.
 
@@ -34,24 +52,16 @@ class Processes:
     """
 
     def __init__(self, group: Any, timeout: float | None) -> None:
-        if not distributed.is_available() or not isinstance(group, distributed.ProcessGroup):
-            raise TypeError(
-                "process_group: wanted a process group of torch.distributed, got "
-                f"{type(group).__name__}; torch.distributed.group.WORLD is that of all processes "
-                "once init_process_group was called, and mesh.get_group() that of a DeviceMesh"
-            )
         if timeout is not None and (
             isinstance(timeout, bool) or not isinstance(timeout, (int, float))
         ):
             raise TypeError(f"group_timeout: wanted seconds, got {type(timeout).__name__}")
         if timeout is not None and not timeout > 0:
             raise ValueError(f"group_timeout: wanted more than 0 seconds, got {timeout}")
-        self._group = group
+        self._group = checked_group(group)
         self._timeout = None if timeout is None else timedelta(seconds=timeout)
         self.rank = distributed.get_rank(group)
         self.count = distributed.get_world_size(group)
-        if self.rank < 0:
-            raise ValueError("process_group: this process is not in that group")
         self._devices = [
             backend.partition(":")[0]
             for backend in distributed.get_backend_config(group).split(",")
@@ -66,9 +76,14 @@ class Processes:
             The mean of the losses of the processes that have one.
 
         Raises:
+            ValueError: `loss` has more than one element. Nothing has been lost then.
             RuntimeError: The others did not come in time, or are at another step, or have seen
                 other sites. What this process has recorded of the step is forgotten then.
         """
+        if isinstance(loss, Tensor) and loss.numel() != 1:
+            raise ValueError(
+                f"loss: wanted one number, got shape {list(loss.shape)}; give its mean"
+            )
         if not recorder.recording():
             return loss
         step, batches, units = recorder.collect()

@@ -25,6 +25,14 @@ class _Traced(torch.autograd.Function):
             recorder
         )
 
+    @staticmethod
+    def recorder(ctx: Any) -> tuple[Any, ...]:
+        """The tensors of the probe, as the backward ops want them."""
+        return (
+            *(ctx.order, ctx.class_ptr, ctx.sites, ctx.units),
+            *(ctx.row, ctx.reduction, ctx.class_sums),
+        )
+
 
 class TracedReLU(_Traced):
     """`relu_probe`."""
@@ -41,15 +49,7 @@ class TracedReLU(_Traced):
         """That of ReLU, which records."""
         (result,) = ctx.saved_tensors
         grad_in = torch.ops.tfc_fast.relu_probe_backward.default(
-            grad,
-            result,
-            ctx.order,
-            ctx.class_ptr,
-            ctx.sites,
-            ctx.units,
-            ctx.row,
-            ctx.reduction,
-            ctx.class_sums,
+            grad, result, *_Traced.recorder(ctx)
         )
         return (grad_in, *[None] * 7)
 
@@ -67,15 +67,5 @@ class TracedTap(_Traced):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """The gradient, once it is recorded."""
         (feature,) = ctx.saved_tensors
-        torch.ops.tfc_fast.tap_backward.default(
-            grad,
-            feature,
-            ctx.order,
-            ctx.class_ptr,
-            ctx.sites,
-            ctx.units,
-            ctx.row,
-            ctx.reduction,
-            ctx.class_sums,
-        )
+        torch.ops.tfc_fast.tap_backward.default(grad, feature, *_Traced.recorder(ctx))
         return (grad, *[None] * 7)

@@ -12,6 +12,7 @@ import torch.distributed as distributed
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from tfc_fast.probe.processes import checked_group
 from tfc_fast.trainer.interrupt import StopRequest
 
 __all__ = ["Ranks"]
@@ -27,17 +28,11 @@ class Ranks:
 
     Raises:
         TypeError: `group` is something else.
+        ValueError: This process is not in it.
     """
 
     def __init__(self, group: Any = None) -> None:
-        if group is not None and not (
-            distributed.is_available() and isinstance(group, distributed.ProcessGroup)
-        ):
-            raise TypeError(
-                "process_group: wanted a process group of torch.distributed, got "
-                f"{type(group).__name__}"
-            )
-        self.group = group
+        self.group = None if group is None else checked_group(group)
         self.number = 0 if group is None else distributed.get_rank(group)
         self.count = 1 if group is None else distributed.get_world_size(group)
 
