@@ -60,7 +60,7 @@ void translate_torch_errors(std::exception_ptr pointer) {
 // Where `x` will be recorded.
 tfc::ops::Site site_of(const at::Tensor& x, Recorder& r, int64_t site, int64_t reduction) {
   r.reserve(site, tfc::ops::width_of_rows(x, tfc::ops::row_reduction(reduction, "probe")));
-  return {r.sites, r.units, r.order, r.class_ptr, r.class_sums, site, reduction};
+  return {r.sites, r.units, r.order, r.class_ptr, r.class_sums, site, reduction, r.mask};
 }
 
 }  // namespace
@@ -111,7 +111,7 @@ PYBIND11_MODULE(_C, m) {
            py::arg("num_sites"), py::arg("num_classes"), py::arg("capacity"), py::arg("window"),
            py::arg("every"), py::arg("units"), py::arg("device") = py::none(), py::arg("shared") = false)
       .def("use_sites", &Recorder::use_sites, py::arg("count"))
-      .def("begin_batch", &Recorder::begin_batch, py::arg("labels"))
+      .def("begin_batch", &Recorder::begin_batch, py::arg("labels"), py::arg("mask") = py::none())
       .def("end_step", py::overload_cast<const std::optional<at::Tensor>&>(&Recorder::end_step),
            py::arg("loss"))
       .def("end_step", py::overload_cast<double>(&Recorder::end_step), py::arg("loss"))
@@ -143,5 +143,6 @@ PYBIND11_MODULE(_C, m) {
       .def_readonly("units", &Recorder::units)
       .def_readonly("order", &Recorder::order)
       .def_readonly("class_ptr", &Recorder::class_ptr)
-      .def_readonly("class_sums", &Recorder::class_sums);
+      .def_readonly("class_sums", &Recorder::class_sums)
+      .def_readonly("mask", &Recorder::mask);
 }

@@ -86,6 +86,7 @@ class Scenario:
     wrap: str = "ddp"
     compiled: bool = False
     evaluates: bool = False
+    mask: Callable[[Tensor], Tensor] | None = None
     probe: tuple[tuple[str, Any], ...] = ()
 
 
@@ -103,6 +104,12 @@ SCENARIOS = {
     "wide": Scenario(build=wide),
     "pool": Scenario(build=lambda: Convolution().double(), probe=(("reduction", "pool"),)),
     "tokens": Scenario(build=lambda: Convolution().double(), probe=(("reduction", "tokens"),)),
+    "masked tokens": Scenario(
+        build=lambda: Convolution().double(),
+        mask=lambda x: x.repeat(1, 3)[:, :20].view(-1, 5, 4) > 0.3,
+        rows=_uneven,
+        probe=(("reduction", "tokens"),),
+    ),
     "dead units": Scenario(build=DeadUnits, probe=(("window", 2),)),
     "compiled": Scenario(compiled=True),
     "compiled, no labels": Scenario(compiled=True, classes=None),
@@ -175,7 +182,10 @@ def _one_step(
         x, y = (torch.cat(parts) for parts in zip(*chunks, strict=True))
         last = micro == most - 1
         with _no_sync(run, last), torch.set_grad_enabled(not scenario.evaluates):
-            probe.batch(labels=None if scenario.classes is None else y)
+            probe.batch(
+                labels=None if scenario.classes is None else y,
+                mask=None if scenario.mask is None else scenario.mask(x),
+            )
             outs = run(x).split([len(labels) for _, labels in chunks])
             losses = [
                 nn.functional.cross_entropy(out, labels)

@@ -99,12 +99,19 @@ void record(cpu::Job job, const Tensor& grad, const Tensor& feature, const Tenso
             RowReduction reduction) {
   const Clock clock;
   const Grouping samples = grouping(to.order, to.class_ptr);
-  const Tensor feature_rows = rows_of(feature, reduction);
+  const bool masked = is_masked(feature, reduction, to.mask);
+  const Tensor kept = masked ? kept_rows(feature, *to.mask) : Tensor();
+  const auto measured = [&](const Tensor& x) {
+    const Tensor rows = rows_of(x, reduction);
+    return masked ? rows.index_select(0, kept) : rows;
+  };
+  const Tensor feature_rows = measured(feature);
   Recording recording = open_recording(to, feature_rows.size(1));
   check_batch(recording, samples, feature);
   check_grouping(samples, feature, "probe");
-  const Grouping groups = grouping_of_rows(samples, feature, reduction);
-  const Tensor grad_rows = rows_of(grad, reduction);
+  const Grouping all_groups = grouping_of_rows(samples, feature, reduction);
+  const Grouping groups = masked ? grouping_of_kept(all_groups, *to.mask) : all_groups;
+  const Tensor grad_rows = measured(grad);
   const Tensor grad_in_rows = grad_in.defined() ? rows_of(grad_in, reduction) : grad_in;
   BatchSums batch =
       measure(job, feature_rows, grad_rows, grad_in_rows, groups, recording.units, recording.classes);
@@ -122,14 +129,16 @@ void record_tap(const Tensor& grad, const Tensor& feature, const Site& to, const
 
 void tap_backward_cpu(const Tensor& grad, const Tensor& feature, const Tensor& order, const Tensor& class_ptr,
                       Tensor& sites, Tensor& units, int64_t site, int64_t reduction,
-                      const std::optional<Tensor>& class_sums) {
-  record_tap(grad, feature, {sites, units, order, class_ptr, class_sums, site, reduction}, "tap_backward");
+                      const std::optional<Tensor>& class_sums, const std::optional<Tensor>& mask) {
+  record_tap(grad, feature, {sites, units, order, class_ptr, class_sums, site, reduction, mask},
+             "tap_backward");
 }
 
 Tensor relu_probe_backward_cpu(const Tensor& grad, const Tensor& result, const Tensor& order,
                                const Tensor& class_ptr, Tensor& sites, Tensor& units, int64_t site,
-                               int64_t reduction, const std::optional<Tensor>& class_sums) {
-  const Site to{sites, units, order, class_ptr, class_sums, site, reduction};
+                               int64_t reduction, const std::optional<Tensor>& class_sums,
+                               const std::optional<Tensor>& mask) {
+  const Site to{sites, units, order, class_ptr, class_sums, site, reduction, mask};
   const RowReduction rows = checked_reduction(grad, result, to, "relu_probe_backward");
   BatchSums& sums = sums_of(to);
   if (!is_enabled(sites)) {
@@ -138,7 +147,7 @@ Tensor relu_probe_backward_cpu(const Tensor& grad, const Tensor& result, const T
     sums.nanoseconds += clock.nanoseconds();
     return grad_in;
   }
-  if (!can_fuse(grad, result, rows)) {
+  if (!can_fuse(grad, result, to, rows)) {
     record_tap(grad, result, to, "relu_probe_backward");
     return at::threshold_backward(grad, result, 0);
   }

@@ -14,8 +14,8 @@
 //   class_ptr  int64   [classes + 1], or [0] when there are no labels
 //   reduction  a RowReduction: what the rows of the feature are
 //   class_sums float64 [kClassPlanes * classes, sites + capacity], or none: what the rows of each class add
-//   up
-//              to, for a probe of several processes (see ClassPlane)
+//              up to, for a probe of several processes (see ClassPlane)
+//   mask       bool [n, ...], which positions of each sample are measured where positions are rows; [0]: all
 #include <ATen/TensorSubclassLikeUtils.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/relu.h>
@@ -49,6 +49,9 @@ void check_state(const Site& site, const char* op) {
       units.sizes());
   TORCH_CHECK_INDEX(site.index >= 0 && site.index + 1 < sites.size(0), op, ": site ", site.index, " of ",
                     sites.size(0) - 1);
+  TORCH_CHECK_VALUE(
+      !site.mask.has_value() || (site.mask->scalar_type() == at::kBool && site.mask->is_contiguous()), op,
+      ": mask must be a contiguous bool tensor");
   if (!site.class_sums.has_value()) return;
   const Tensor& sums = *site.class_sums;
   const int64_t classes = std::max<int64_t>(1, site.class_ptr.numel() - 1);
@@ -67,9 +70,10 @@ RowReduction checked_reduction(const Tensor& grad, const Tensor& feature, const 
   return row_reduction(site.reduction, op);
 }
 
-bool can_fuse(const Tensor& grad, const Tensor& result, RowReduction reduction) {
-  return rows_are_elements(result, reduction) && grad.is_contiguous() && result.is_contiguous() &&
-         grad.scalar_type() == result.scalar_type() && is_supported(result.scalar_type());
+bool can_fuse(const Tensor& grad, const Tensor& result, const Site& site, RowReduction reduction) {
+  return rows_are_elements(result, reduction) && !is_masked(result, reduction, site.mask) &&
+         grad.is_contiguous() && result.is_contiguous() && grad.scalar_type() == result.scalar_type() &&
+         is_supported(result.scalar_type());
 }
 
 namespace {
@@ -91,7 +95,7 @@ bool relu_probe_backward_in_place(const Tensor& grad, const Tensor& result, cons
   if (at::isTensorSubclassLike(grad) || at::isTensorSubclassLike(result) ||
       c10::impl::TorchDispatchModeTLS::any_modes_set() || grad.device() != device ||
       result.device() != device || grad.sizes() != result.sizes() || result.dim() < 1 ||
-      !can_fuse(grad, result, rows) || !owns_alone(grad)) {
+      !can_fuse(grad, result, site, rows) || !owns_alone(grad)) {
     return false;
   }
   const BackwardInPlace backward = backward_in_place[static_cast<size_t>(device.type())];
@@ -103,22 +107,23 @@ bool relu_probe_backward_in_place(const Tensor& grad, const Tensor& result, cons
 using OptionalTensor = std::optional<Tensor>;
 
 Tensor relu_probe_forward(const Tensor& x, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
-                          int64_t, int64_t, const OptionalTensor&) {
+                          int64_t, int64_t, const OptionalTensor&, const OptionalTensor&) {
   return at::relu(x);
 }
 
 Tensor tap_forward(const Tensor& x, const Tensor&, const Tensor&, const Tensor&, const Tensor&, int64_t,
-                   int64_t, const OptionalTensor&) {
+                   int64_t, const OptionalTensor&, const OptionalTensor&) {
   return x.clone();
 }
 
 Tensor relu_probe_backward_meta(const Tensor& grad, const Tensor& result, const Tensor&, const Tensor&,
-                                Tensor&, Tensor&, int64_t, int64_t, const OptionalTensor&) {
+                                Tensor&, Tensor&, int64_t, int64_t, const OptionalTensor&,
+                                const OptionalTensor&) {
   return at::threshold_backward(grad, result, 0);  // the same strides
 }
 
 void tap_backward_meta(const Tensor&, const Tensor&, const Tensor&, const Tensor&, Tensor&, Tensor&, int64_t,
-                       int64_t, const OptionalTensor&) {}
+                       int64_t, const OptionalTensor&, const OptionalTensor&) {}
 
 // ---- autograd --------------------------------------------------------------------------------
 
@@ -127,14 +132,15 @@ Tensor call_relu_probe_backward(const Tensor& grad, const Tensor& result, Site& 
                              .findSchemaOrThrow("tfc_fast::relu_probe_backward", "")
                              .typed<decltype(relu_probe_backward_meta)>();
   return op.call(grad, result, to.order, to.class_ptr, to.sites, to.units, to.index, to.reduction,
-                 to.class_sums);
+                 to.class_sums, to.mask);
 }
 
 void call_tap_backward(const Tensor& grad, const Tensor& feature, Site& to) {
   static const auto op = c10::Dispatcher::singleton()
                              .findSchemaOrThrow("tfc_fast::tap_backward", "")
                              .typed<decltype(tap_backward_meta)>();
-  op.call(grad, feature, to.order, to.class_ptr, to.sites, to.units, to.index, to.reduction, to.class_sums);
+  op.call(grad, feature, to.order, to.class_ptr, to.sites, to.units, to.index, to.reduction, to.class_sums,
+          to.mask);
 }
 
 // The probe's tensors, for one site. They ride in saved_data: they change between forward and
@@ -240,16 +246,16 @@ struct Tap : torch::autograd::Function<Tap> {
 
 Tensor relu_probe_autograd(const Tensor& x, const Tensor& sites, const Tensor& units, const Tensor& order,
                            const Tensor& class_ptr, int64_t site, int64_t reduction,
-                           const OptionalTensor& class_sums) {
+                           const OptionalTensor& class_sums, const OptionalTensor& mask) {
   return ReluProbe::apply(
-      x, c10::make_intrusive<State>(Site{sites, units, order, class_ptr, class_sums, site, reduction}));
+      x, c10::make_intrusive<State>(Site{sites, units, order, class_ptr, class_sums, site, reduction, mask}));
 }
 
 Tensor tap_autograd(const Tensor& x, const Tensor& sites, const Tensor& units, const Tensor& order,
                     const Tensor& class_ptr, int64_t site, int64_t reduction,
-                    const OptionalTensor& class_sums) {
+                    const OptionalTensor& class_sums, const OptionalTensor& mask) {
   return Tap::apply(
-      x, c10::make_intrusive<State>(Site{sites, units, order, class_ptr, class_sums, site, reduction}));
+      x, c10::make_intrusive<State>(Site{sites, units, order, class_ptr, class_sums, site, reduction, mask}));
 }
 
 }  // namespace
@@ -267,14 +273,14 @@ Tensor relu_probe(const Tensor& x, const Site& site) {
                              .findSchemaOrThrow("tfc_fast::relu_probe", "")
                              .typed<decltype(relu_probe_forward)>();
   return op.call(x, site.sites, site.units, site.order, site.class_ptr, site.index, site.reduction,
-                 site.class_sums);
+                 site.class_sums, site.mask);
 }
 
 Tensor tap(const Tensor& x, const Site& site) {
   static const auto op =
       c10::Dispatcher::singleton().findSchemaOrThrow("tfc_fast::tap", "").typed<decltype(tap_forward)>();
   return op.call(x, site.sites, site.units, site.order, site.class_ptr, site.index, site.reduction,
-                 site.class_sums);
+                 site.class_sums, site.mask);
 }
 
 }  // namespace tfc::ops
@@ -282,16 +288,17 @@ Tensor tap(const Tensor& x, const Site& site) {
 TORCH_LIBRARY_FRAGMENT(tfc_fast, m) {
   m.def(
       "relu_probe(Tensor x, Tensor sites, Tensor units, Tensor order, Tensor class_ptr, int site, int "
-      "reduction=0, Tensor? class_sums=None) -> Tensor");
+      "reduction=0, Tensor? class_sums=None, Tensor? mask=None) -> Tensor");
   m.def(
       "relu_probe_backward(Tensor grad, Tensor result, Tensor order, Tensor class_ptr, Tensor(a!) sites, "
-      "Tensor(b!) units, int site, int reduction=0, Tensor(c!)? class_sums=None) -> Tensor");
+      "Tensor(b!) units, int site, int reduction=0, Tensor(c!)? class_sums=None, Tensor? mask=None) -> "
+      "Tensor");
   m.def(
       "tap(Tensor x, Tensor sites, Tensor units, Tensor order, Tensor class_ptr, int site, int reduction=0, "
-      "Tensor? class_sums=None) -> Tensor");
+      "Tensor? class_sums=None, Tensor? mask=None) -> Tensor");
   m.def(
       "tap_backward(Tensor grad, Tensor feature, Tensor order, Tensor class_ptr, Tensor(a!) sites, "
-      "Tensor(b!) units, int site, int reduction=0, Tensor(c!)? class_sums=None) -> ()");
+      "Tensor(b!) units, int site, int reduction=0, Tensor(c!)? class_sums=None, Tensor? mask=None) -> ()");
 }
 
 TORCH_LIBRARY_IMPL(tfc_fast, Meta, m) {

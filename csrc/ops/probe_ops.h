@@ -25,6 +25,7 @@ struct Site {
   std::optional<at::Tensor> class_sums;
   int64_t index;
   int64_t reduction;
+  std::optional<at::Tensor> mask;
 };
 
 // Throw, naming the op.
@@ -39,8 +40,8 @@ enum ClassPlane : int { kFeaturePlane, kGradientPlane, kOpenPlane, kClassPlanes 
 
 // Whether one kernel can record the batch and write grad_in. Other layouts (channels last, expanded
 // gradients) keep the strides that ReLU's own backward would give, so that what is computed from grad_in
-// next is bit for bit the same. Nor can it where the rows are means.
-bool can_fuse(const at::Tensor& grad, const at::Tensor& result, RowReduction reduction);
+// next is bit for bit the same. Nor can it where the rows are means, or a mask leaves some out.
+bool can_fuse(const at::Tensor& grad, const at::Tensor& result, const Site& site, RowReduction reduction);
 
 // Backward of relu_probe that writes grad_in into the memory of `grad`, of which nobody else knows; false:
 // not for this batch, and nothing has happened. One per type of device; without one, the op makes a new

@@ -44,6 +44,7 @@ Recorder::Recorder(const RecorderShape& shape, c10::Device device)
       class_ptr(at::zeros({shape.num_classes > 0 ? shape.num_classes + 1 : 0},
                           at::TensorOptions(device).dtype(at::kLong))),
       class_sums(shape.shared ? std::optional(new_class_sums(units.size(1))) : std::nullopt),
+      mask(at::empty({0}, at::TensorOptions(device).dtype(at::kBool))),
       every_(shape.every) {}
 
 // On the host: the first step is recorded, no site has a place.
@@ -73,6 +74,15 @@ void Recorder::check_labels_given(const std::optional<at::Tensor>& labels) const
   TORCH_CHECK_VALUE(labels.has_value(),
                     "labels: wanted one label per row, since the probe has num_classes=", shape_.num_classes);
   check_labels(*labels, shape_.num_classes, "labels");
+}
+
+void Recorder::check_mask(const at::Tensor& mask, const std::optional<at::Tensor>& labels) {
+  TORCH_CHECK_TYPE(at::isIntegralType(mask.scalar_type(), /*includeBool=*/true),
+                   "mask: wanted bool, or whole numbers of which 0 leaves out, got ", mask.scalar_type());
+  TORCH_CHECK_VALUE(mask.dim() >= 2, "mask: wanted [n, ...] with an entry for each position, got ",
+                    mask.sizes());
+  TORCH_CHECK_VALUE(!labels.has_value() || labels->numel() == mask.size(0), "mask: of ", mask.size(0),
+                    " samples, but there are ", labels->numel(), " labels");
 }
 
 void Recorder::check_loss(const at::Tensor& loss) {
@@ -252,7 +262,8 @@ class HostRecorder final : public Recorder {
         ring_step_(shape.capacity),
         ring_loss_(shape.capacity) {}
 
-  void begin_batch(const std::optional<at::Tensor>& labels) override;
+  void begin_batch(const std::optional<at::Tensor>& labels,
+                   const std::optional<at::Tensor>& given_mask) override;
   bool has_recorded(int64_t index) const override {
     return site(index).batches > 0 && site(index).last_batch == header().batch;
   }
@@ -290,8 +301,10 @@ void HostRecorder::use_sites(int64_t count) {
   }
 }
 
-void HostRecorder::begin_batch(const std::optional<at::Tensor>& labels) {
+void HostRecorder::begin_batch(const std::optional<at::Tensor>& labels,
+                               const std::optional<at::Tensor>& given_mask) {
   const int64_t start = now();
+  if (given_mask.has_value()) check_mask(*given_mask, labels);
   if (class_sums) end_batch();
   if (shape().num_classes > 0 && header().enabled != 0) {
     check_labels_given(labels);
@@ -302,6 +315,11 @@ void HostRecorder::begin_batch(const std::optional<at::Tensor>& labels) {
     if (wide.numel() > order.numel()) order.resize_({wide.numel()});
     group_labels_into(wide, shape().num_classes, order, class_ptr);
     header().batch_rows = static_cast<double>(wide.numel());
+  }
+  if (given_mask.has_value()) {
+    mask.resize_(given_mask->sizes()).copy_(*given_mask);
+  } else if (mask.dim() > 1) {
+    mask.resize_({0});
   }
   header().batch += 1;
   count_probe_time(static_cast<double>(now() - start), header().enabled != 0);

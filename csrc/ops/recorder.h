@@ -34,8 +34,10 @@ class Recorder {
  public:
   virtual ~Recorder() = default;
 
-  // Labels [n] of the next backward.
-  virtual void begin_batch(const std::optional<at::Tensor>& labels) = 0;
+  // Labels [n] of the next backward, and which positions of each sample count, [n, ...], where positions are
+  // rows.
+  virtual void begin_batch(const std::optional<at::Tensor>& labels,
+                           const std::optional<at::Tensor>& mask) = 0;
   // Whether a backward of this micro-batch has been through the site.
   virtual bool has_recorded(int64_t site) const = 0;
 
@@ -103,6 +105,7 @@ class Recorder {
   // backward: they grow in place.
   const at::Tensor sites, units, order, class_ptr;
   const std::optional<at::Tensor> class_sums;  // of a shared one
+  const at::Tensor mask;                       // [n, ...]; [0]: all positions count
 
  protected:
   Recorder(const RecorderShape& shape, c10::Device device);
@@ -113,6 +116,8 @@ class Recorder {
 
   // Throws unless labels are there and are whole numbers [n].
   void check_labels_given(const std::optional<at::Tensor>& labels) const;
+  // Throws unless it is one of [n, ...] of n labels, if there are any.
+  static void check_mask(const at::Tensor& mask, const std::optional<at::Tensor>& labels);
   static void check_loss(const at::Tensor& loss);
 
   // Room for that many units; those that have a place keep it.

@@ -2,6 +2,7 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/arange.h>
+#include <ATen/ops/zeros.h>
 
 #include <numeric>
 #include <utility>
@@ -71,6 +72,30 @@ Grouping grouping_of_rows(Grouping samples, const at::Tensor& x, RowReduction re
   const at::Tensor order = samples.order.narrow(0, 0, x.size(0)).unsqueeze(1);
   const at::Tensor within_sample = at::arange(each, order.options());
   return {within_sample.add(order, each).flatten(), samples.class_ptr * each};
+}
+
+bool is_masked(const at::Tensor& x, RowReduction reduction, const std::optional<at::Tensor>& mask) {
+  return mask.has_value() && mask->dim() > 1 && effective(x, reduction) == RowReduction::kTokens;
+}
+
+at::Tensor kept_rows(const at::Tensor& x, const at::Tensor& mask) {
+  const at::IntArrayRef positions = x.sizes().slice(0, static_cast<size_t>(x.dim() - 1));
+  TORCH_CHECK_VALUE(mask.size(0) == x.size(0) && mask.numel() == c10::multiply_integers(positions),
+                    "mask: of shape ", mask.sizes(), ", but a watched feature has positions ", positions,
+                    " (shape ", x.sizes(), "); give one entry for each position of each sample");
+  return mask.flatten().nonzero().squeeze(1);
+}
+
+Grouping grouping_of_kept(const Grouping& rows, const at::Tensor& mask) {
+  if (!rows.labelled()) return rows;
+  const at::Tensor kept = mask.flatten();
+  const at::Tensor order = rows.order.narrow(0, 0, kept.numel());
+  const at::Tensor kept_in_order = kept.index_select(0, order);
+  const at::Tensor kept_before = at::zeros({kept.numel() + 1}, order.options());
+  kept_before.narrow(0, 1, kept.numel()).copy_(kept_in_order.cumsum(0));
+  const at::Tensor number = kept.cumsum(0) - 1;
+  return {number.index_select(0, order).masked_select(kept_in_order),
+          kept_before.index_select(0, rows.class_ptr)};
 }
 
 }  // namespace tfc::ops

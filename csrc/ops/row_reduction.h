@@ -4,6 +4,8 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <optional>
+
 #include "measure.h"
 #include "probe_ops.h"
 
@@ -25,5 +27,13 @@ bool rows_are_elements(const at::Tensor& x, RowReduction reduction);
 // Samples by class -> rows_of(x, reduction) by class; no labels stay none. The order has x.size(0) entries or
 // more.
 Grouping grouping_of_rows(Grouping samples, const at::Tensor& x, RowReduction reduction);
+
+// Whether a mask, bool [n, ...] with one entry for each position, decides which rows of `x` are measured; a
+// mask without entries is none, and only positions are masked.
+bool is_masked(const at::Tensor& x, RowReduction reduction, const std::optional<at::Tensor>& mask);
+// Which rows of rows_of(x, reduction) are measured, int64 [kept]; throws where the mask is not one of `x`.
+at::Tensor kept_rows(const at::Tensor& x, const at::Tensor& mask);
+// rows_of(x, reduction) by class -> the kept ones alone, renumbered, by class.
+Grouping grouping_of_kept(const Grouping& rows, const at::Tensor& mask);
 
 }  // namespace tfc::ops

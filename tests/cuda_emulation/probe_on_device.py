@@ -322,6 +322,18 @@ def test_what_was_seen_before_the_buffer_grew_is_kept() -> None:
     assert end_step(recorder)["dead_window_frac"] == 1
 
 
+def test_masks_are_refused_and_nothing_is_lost() -> None:
+    model = nn.Sequential(nn.ReLU())
+    x = torch.ones(4, 3, 5, requires_grad=True)
+    with Probe(model, reduction="tokens") as probe:
+        probe.batch()
+        model(x).sum().backward()
+        with pytest.raises(ValueError, match=r"mask: .* on the CPU only"):
+            probe.batch(mask=torch.ones(4, 3, dtype=torch.bool))
+        probe.step()
+    assert probe.history()["n_rows"].tolist() == [12]
+
+
 # ---- what keeps its place -----------------------------------------------------------------------
 
 

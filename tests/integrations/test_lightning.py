@@ -205,3 +205,20 @@ def test_an_event_ends_the_training(tmp_path: Path) -> None:
     # Another training is judged anew.
     fit(Net(), tmp_path, batches=20, callbacks=[callback, Drain()])
     assert [event.step for event in heard] == [3, 3]
+
+
+class Tokens(Net):
+    def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
+        x, y = batch
+        return F.cross_entropy(self.net(x[:, None] * torch.arange(1, 5)[:, None]).mean(1), y)
+
+
+def test_a_mask_leaves_positions_out(tmp_path: Path) -> None:
+    callback = TFCCallback(
+        num_classes=3,
+        reduction="tokens",
+        mask=lambda batch: torch.arange(4) < 1 + batch[1][:, None],
+    )
+    fit(Tokens(), tmp_path, callbacks=[callback])
+    y = torch.arange(ROWS * 6) % 3
+    assert callback.history()["n_rows"].tolist() == (1 + y).view(6, ROWS).sum(1).tolist()

@@ -8,7 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 
 from tfc_fast.integrations.transformers import TFCCallback
 from tfc_fast.phases import Event, EventDetector, PhaseMonitor
@@ -156,3 +162,37 @@ def test_an_event_ends_the_training(tmp_path: Path) -> None:
     assert [event.step for event in heard] == [2]
     # Found with the first logs after it, two steps apart.
     assert trainer.state.global_step == 3
+
+
+def test_padding_is_left_out(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=20,
+        hidden_size=8,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=12,
+        num_labels=3,
+    )
+    lengths = torch.randint(1, 7, (6 * ROWS,))
+    sentences = [
+        {
+            "input_ids": torch.randint(0, 20, (6,)),
+            "attention_mask": (torch.arange(6) < length).long(),
+            "labels": torch.tensor(index % 3),
+        }
+        for index, length in enumerate(lengths)
+    ]
+    callback = TFCCallback(
+        "bert.encoder.layer.*.intermediate",
+        num_classes=3,
+        reduction="tokens",
+        mask=lambda batch: batch["attention_mask"],
+    )
+    model: Any = BertForSequenceClassification(config)
+    trainer = trainer_of(model, tmp_path, [callback])
+    trainer.train_dataset = sentences
+    trainer.train()
+    rows = callback.history()["n_rows"].reshape(6, 2)
+    assert (rows[:, 0] == rows[:, 1]).all()
+    assert rows[:, 0].sum() == lengths.sum()

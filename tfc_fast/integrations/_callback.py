@@ -6,9 +6,9 @@ import copy
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from tfc_fast.integrations._labels import LabelRule, find_labels
+from tfc_fast.integrations._labels import LabelRule, MaskRule, find_labels
 from tfc_fast.integrations._metrics import DEFAULT_COLUMNS, check_columns
 from tfc_fast.phases import Event, EventDetector, EventKind
 from tfc_fast.phases.events import checked_kinds
@@ -26,6 +26,7 @@ class ProbeOwner:
         *,
         num_classes: int | None = None,
         labels: LabelRule | None = None,
+        mask: MaskRule | None = None,
         columns: Sequence[str] = DEFAULT_COLUMNS,
         sinks: Sequence[Sink] = (),
         every: int = 1,
@@ -38,6 +39,7 @@ class ProbeOwner:
         self._sites = sites
         self._num_classes = num_classes
         self._label_rule = labels or find_labels
+        self._mask_rule = mask
         self._columns = check_columns(columns)
         self._sinks = tuple(sinks)
         self._every = every
@@ -85,5 +87,8 @@ class ProbeOwner:
             probe.on(event, callback)
         return probe
 
-    def _labels_of(self, batch: Any) -> Tensor | None:
-        return None if self._num_classes is None else self._label_rule(batch)
+    def _announce(self, probe: Probe, batch: Any) -> None:
+        probe.batch(
+            None if self._num_classes is None else self._label_rule(batch),
+            None if self._mask_rule is None else self._mask_rule(batch),
+        )

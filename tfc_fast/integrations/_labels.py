@@ -1,4 +1,4 @@
-"""Where the class labels of a batch are, when a framework hands over the batch as it is."""
+"""Where labels and mask of a batch are, when a framework hands over the batch as it is."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any, TypeAlias
 from torch import Tensor
 
 LabelRule: TypeAlias = Callable[[Any], Tensor]
+
+MaskRule: TypeAlias = Callable[[Any], Tensor | None]
 
 NAMES = ("labels", "label", "targets", "target", "y")
 

@@ -41,6 +41,8 @@ class TFCCallback(ProbeOwner, Callback):
         labels: Function of the batch that gives the labels, whole numbers `[n]`. Default: the entry
             of a mapping called `labels`, `label`, `targets`, `target` or `y`, or the second part of
             a tuple or list.
+        mask: Function of the batch that gives the mask of `tfc_fast.Probe.batch`; default: all
+            positions count.
         columns: Columns of `tfc_fast.records.COLUMNS` to log.
         sinks: Where records go besides; closed when the training ends.
         every, window, reduction, events: As in `tfc_fast.Probe`.
@@ -82,7 +84,7 @@ class TFCCallback(ProbeOwner, Callback):
     ) -> None:
         """Tell the probe the labels."""
         assert self._probe is not None
-        self._probe.batch(self._labels_of(batch))
+        self._announce(self._probe, batch)
 
     def on_train_batch_end(
         self,

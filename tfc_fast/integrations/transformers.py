@@ -47,6 +47,8 @@ class TFCCallback(ProbeOwner, TrainerCallback):
             classes, and no labels are looked for.
         labels: Function of the model's keyword arguments (a dict) that gives the labels, whole
             numbers `[n]`. Default: the entry called `labels`, `label`, `targets`, `target` or `y`.
+        mask: Function of the same that gives the mask of `tfc_fast.Probe.batch`, for instance
+            `lambda batch: batch["attention_mask"]`; default: all positions count.
         columns: Columns of `tfc_fast.records.COLUMNS` to log.
         sinks: Where records go besides; closed when the training ends.
         every, window, reduction, events: As in `tfc_fast.Probe`.
@@ -135,7 +137,7 @@ class TFCCallback(ProbeOwner, TrainerCallback):
         if self._probe is None or not (model.training and torch.is_grad_enabled()):
             return
         self._shares = kwargs.get("num_items_in_batch") is not None
-        self._probe.batch(self._labels_of(kwargs))
+        self._announce(self._probe, kwargs)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _after_forward(self, model: nn.Module, args: Any, output: Any) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tfc_fast.records import Sink
 
@@ -29,6 +30,15 @@ def check_sinks(name: str, sinks: Iterable[object]) -> None:
                 f"{name}: {type(sink).__name__} lacks one of write, flush, close "
                 "(tfc_fast.records.Sink)"
             )
+
+
+def tensor_of(name: str, value: Tensor | np.ndarray | None) -> Tensor | None:
+    """What a user gives for each batch, as a tensor."""
+    if value is None or isinstance(value, Tensor):
+        return value
+    if not isinstance(value, np.ndarray):
+        raise TypeError(f"{name}: wanted a tensor or array, got {type(value).__name__}")
+    return torch.as_tensor(value)
 
 
 def at_least_one(name: str, value: object) -> int:

@@ -86,12 +86,13 @@ class Evaluation:
         self.order = recorder.order
         self.class_ptr = recorder.class_ptr
         self.class_sums = recorder.class_sums
+        self.mask = recorder.mask
 
-    def begin_batch(self, labels: Tensor | None) -> None:
+    def begin_batch(self, labels: Tensor | None, mask: Tensor | None) -> None:
         """Measure the next forward."""
         if not self._open:
             self._recorder.take_step(self._training)
-        self._recorder.begin_batch(labels)
+        self._recorder.begin_batch(labels, mask)
         self._open = self.measuring = True
 
     def end(self, loss: Tensor | float | None) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tfc_fast import _extension
 from tfc_fast.phases import Event, EventDetector, EventKind
 from tfc_fast.phases.events import checked_kinds
-from tfc_fast.probe.arguments import at_least_one, check_sinks, device_of
+from tfc_fast.probe.arguments import at_least_one, check_sinks, device_of, tensor_of
 from tfc_fast.probe.budget import checked_share, make_budget
 from tfc_fast.probe.description import Description, describe
 from tfc_fast.probe.evaluation import Evaluation, Split, is_evaluation
@@ -74,7 +74,8 @@ class Probe:
         reduction: What the rows of a feature and its gradient are, which are compared. `"flatten"`:
             samples, `[n, ...]` to `[n, d]`. `"pool"`: samples by their mean over all positions,
             `[n, C, ...]` to `[n, C]`. `"tokens"`: the positions of all samples, each with the label
-            of its sample, `[n, ..., d]` to `[n * positions, d]`; `n_rows` counts them. Or a mapping
+            of its sample, `[n, ..., d]` to `[n * positions, d]`; `n_rows` counts them, and `batch`
+            can leave some out. Or a mapping
             from globs over site names to one of these: the first that matches counts, and a site
             that none matches is flattened. `[n, d]` stays as it is in any case.
         sinks: Where records go, besides the history in memory: objects with the methods of
@@ -227,6 +228,7 @@ class Probe:
             )
         )
         self._attached = False
+        self._masked = False  # the last batch was
 
     @property
     def every(self) -> int:
@@ -296,7 +298,11 @@ class Probe:
         self.detach()
         self.flush()
 
-    def batch(self, labels: Tensor | np.ndarray | None = None) -> None:
+    def batch(
+        self,
+        labels: Tensor | np.ndarray | None = None,
+        mask: Tensor | np.ndarray | None = None,
+    ) -> None:
         """Announce a micro-batch: call it once for each forward and backward, before backward.
 
         Where gradients are off (`torch.no_grad`, `inference_mode`) it announces a batch of an
@@ -305,13 +311,18 @@ class Probe:
         Args:
             labels: Class of each sample, integer `[n]`, on any device; needed when the probe has
                 `num_classes`. Best where the model is: from elsewhere they are copied.
+            mask: Which positions of each sample count, bool or integer `[n, ...]` with 0 for those
+                that do not, such as padding. At sites of the reduction `"tokens"` the others are
+                no rows then and in no statistic; other sites do not look at it. On the CPU only.
 
         Raises:
             RuntimeError: The probe is not attached.
-            TypeError: `labels` are not integers.
+            TypeError: `labels` are not integers, or `mask` is neither integer nor bool.
             ValueError: `labels` are missing, given to a probe without `num_classes`, of the wrong
-                shape, or outside `0 ... num_classes - 1`. Nothing has been recorded or lost then.
-                Of labels on a GPU the values are looked at there, see `Probe`.
+                shape, or outside `0 ... num_classes - 1`; `mask` has another number of samples or
+                the model is on a GPU. Nothing has been recorded or lost then. Of labels on a GPU
+                the values are looked at there, see `Probe`. A mask that has not the positions of
+                a site is an error in backward.
         """
         if not self._attached:
             raise self._not_attached("batch")
@@ -320,16 +331,15 @@ class Probe:
                 "labels: given, but the probe has no classes to tell apart; make it with "
                 "Probe(num_classes=...), or leave them out"
             )
-        if labels is not None and not isinstance(labels, Tensor):
-            if not isinstance(labels, np.ndarray):
-                raise TypeError(f"labels: wanted a tensor or array, got {type(labels).__name__}")
-            labels = torch.as_tensor(labels)
+        labels = tensor_of("labels", labels)
+        mask = tensor_of("mask", mask)
         if torch.is_grad_enabled():
             self._evaluation.measuring = False
-            self._recorder.begin_batch(labels)
+            self._recorder.begin_batch(labels, mask)
             self._channel.begin_forward()
+            self._masked = mask is not None
         else:
-            self._evaluation.begin_batch(labels)
+            self._evaluation.begin_batch(labels, mask)
             self._channel.begin_evaluation()
 
     def step(self, loss: Tensor | float | None = None, *, split: Split = "train") -> None:
@@ -360,6 +370,8 @@ class Probe:
             self._evaluation.end(loss)
             return
         self._evaluation.discard()
+        if self._masked:
+            self._channel.warn_of_unused_mask()
         if self._processes is not None:
             start = perf_counter()
             loss = self._processes.combine(self._recorder, self._channel.names, loss)

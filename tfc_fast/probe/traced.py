@@ -21,16 +21,15 @@ class _Traced(torch.autograd.Function):
     def keep(ctx: Any, feature: Tensor, *recorder: Any) -> None:
         """What backward will need."""
         ctx.save_for_backward(feature)
-        ctx.sites, ctx.units, ctx.order, ctx.class_ptr, ctx.class_sums, ctx.row, ctx.reduction = (
-            recorder
-        )
+        ctx.sites, ctx.units, ctx.order, ctx.class_ptr, ctx.class_sums, ctx.mask = recorder[:6]
+        ctx.row, ctx.reduction = recorder[6:]
 
     @staticmethod
     def recorder(ctx: Any) -> tuple[Any, ...]:
         """The tensors of the probe, as the backward ops want them."""
         return (
             *(ctx.order, ctx.class_ptr, ctx.sites, ctx.units),
-            *(ctx.row, ctx.reduction, ctx.class_sums),
+            *(ctx.row, ctx.reduction, ctx.class_sums, ctx.mask),
         )
 
 
@@ -51,7 +50,7 @@ class TracedReLU(_Traced):
         grad_in = torch.ops.tfc_fast.relu_probe_backward.default(
             grad, result, *_Traced.recorder(ctx)
         )
-        return (grad_in, *[None] * 7)
+        return (grad_in, *[None] * 8)
 
 
 class TracedTap(_Traced):
@@ -68,4 +67,4 @@ class TracedTap(_Traced):
         """The gradient, once it is recorded."""
         (feature,) = ctx.saved_tensors
         torch.ops.tfc_fast.tap_backward.default(grad, feature, *_Traced.recorder(ctx))
-        return (grad, *[None] * 7)
+        return (grad, *[None] * 8)

@@ -71,11 +71,13 @@ class Channel:
         self.evaluation: Evaluation | None = None
         self.watches: list[Watch] = []
         self.warned_of_full = False
+        self.warned_of_mask = False
         self.sites = recorder.sites
         self.units = recorder.units
         self.order = recorder.order
         self.class_ptr = recorder.class_ptr
         self.class_sums = recorder.class_sums
+        self.mask = recorder.mask
         self.number = next(_numbers)
 
     def open(self) -> None:
@@ -143,6 +145,19 @@ class Channel:
         """Record every second of the places that are recorded; the first one stays."""
         for watch in [watch for watch in self.watches if not watch.left_out][1::2]:
             watch.left_out = True
+
+    def warn_of_unused_mask(self) -> None:
+        """Warn, once, if positions are masked and there is no site that has positions for rows."""
+        tokens = REDUCTIONS.index("tokens")
+        if self.warned_of_mask or any(watch.reduction == tokens for watch in self.watches):
+            return
+        self.warned_of_mask = True
+        warnings.warn(
+            "mask: has no effect, since no site takes positions as rows; make the probe with "
+            "reduction='tokens' for the sites that should",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
     def begin_unannounced_batch(self) -> None:
         """A forward has begun after a backward, and nobody has called `Probe.batch`."""
@@ -237,10 +252,13 @@ class Watch:
             self.rows[call],
             reduction,
             evaluation.class_sums,
+            evaluation.mask,
         )
 
     def tap(self, x: Tensor, reduction: int) -> Tensor:
         """`x` itself, whose gradient is recorded on its way back."""
+        if self.reduction != reduction:
+            self.reduction = reduction
         if not (torch.is_grad_enabled() and x.requires_grad):
             self.evaluate(x, reduction)
             return x
@@ -267,6 +285,7 @@ def traced(
         channel.order,
         channel.class_ptr,
         channel.class_sums,
+        channel.mask,
         row,
         reduction,
     )

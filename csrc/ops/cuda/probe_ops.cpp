@@ -21,6 +21,7 @@ using at::Tensor;
 
 void check_device(const Tensor& grad, const Tensor& feature, const Site& to) {
   TORCH_CHECK_VALUE(!to.class_sums.has_value(), "class_sums: not on ", to.sites.device());
+  TORCH_CHECK_VALUE(!to.mask.has_value() || to.mask->numel() == 0, "mask: not on ", to.sites.device());
   for (const Tensor* tensor : {&grad, &feature, &to.order, &to.class_ptr, &to.units}) {
     TORCH_CHECK_VALUE(tensor->device() == to.sites.device(), "a watched feature is on ", feature.device(),
                       " and its gradient on ", grad.device(), ", but the probe records on ",
@@ -73,8 +74,8 @@ void record_pair(const Tensor& grad, const Tensor& feature, const Site& to, RowR
 
 void tap_backward_cuda(const Tensor& grad, const Tensor& feature, const Tensor& order,
                        const Tensor& class_ptr, Tensor& sites, Tensor& units, int64_t site, int64_t reduction,
-                       const std::optional<Tensor>& class_sums) {
-  const Site to{sites, units, order, class_ptr, class_sums, site, reduction};
+                       const std::optional<Tensor>& class_sums, const std::optional<Tensor>& mask) {
+  const Site to{sites, units, order, class_ptr, class_sums, site, reduction, mask};
   const RowReduction rows = checked_reduction(grad, feature, to, "tap_backward");
   check_device(grad, feature, to);
   const DeviceGuard guard(sites.device());
@@ -83,12 +84,13 @@ void tap_backward_cuda(const Tensor& grad, const Tensor& feature, const Tensor& 
 
 Tensor relu_probe_backward_cuda(const Tensor& grad, const Tensor& result, const Tensor& order,
                                 const Tensor& class_ptr, Tensor& sites, Tensor& units, int64_t site,
-                                int64_t reduction, const std::optional<Tensor>& class_sums) {
-  const Site to{sites, units, order, class_ptr, class_sums, site, reduction};
+                                int64_t reduction, const std::optional<Tensor>& class_sums,
+                                const std::optional<Tensor>& mask) {
+  const Site to{sites, units, order, class_ptr, class_sums, site, reduction, mask};
   const RowReduction rows = checked_reduction(grad, result, to, "relu_probe_backward");
   check_device(grad, result, to);
   const DeviceGuard guard(sites.device());
-  if (!can_fuse(grad, result, rows)) {
+  if (!can_fuse(grad, result, to, rows)) {
     record_pair(grad, result, to, rows);
     return at::threshold_backward(grad, result, 0);
   }

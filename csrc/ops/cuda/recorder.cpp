@@ -58,7 +58,8 @@ class DeviceRecorder final : public Recorder {
     if (shape.shared) refuse_to_share();
   }
 
-  void begin_batch(const std::optional<at::Tensor>& labels) override;
+  void begin_batch(const std::optional<at::Tensor>& labels,
+                   const std::optional<at::Tensor>& given_mask) override;
   bool has_recorded(int64_t site) const override { return seen_.has(site); }
   bool end_step(double loss) override;
   bool end_step(const std::optional<at::Tensor>& loss) override;
@@ -106,7 +107,11 @@ cuda::Ring DeviceRecorder::ring() const {
           every()};
 }
 
-void DeviceRecorder::begin_batch(const std::optional<at::Tensor>& labels) {
+void DeviceRecorder::begin_batch(const std::optional<at::Tensor>& labels,
+                                 const std::optional<at::Tensor>& given_mask) {
+  TORCH_CHECK_VALUE(!given_mask.has_value(),
+                    "mask: positions are left out on the CPU only; leave it out, and all positions of a "
+                    "sample are rows");
   const int64_t start = now();
   // Also in a step that is not recorded: the device decides that, and a graph may be under capture.
   if (shape().num_classes > 0 && (labels.has_value() || enabled_)) {
