@@ -112,6 +112,61 @@ def test_compiled_models(
             )
 
 
+# A warning of torch about what it does itself after the graph break.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
+@pytest.mark.parametrize("probe_inside", [False, True], ids=["probe-outside", "probe-inside"])
+@pytest.mark.parametrize("optimizer_type", [torch.optim.SGD, torch.optim.Adam])
+def test_a_whole_training_step(probe_inside: bool, optimizer_type: Any) -> None:
+    """torch breaks the graph at backward; the rest of the step is compiled, the optimizer, too."""
+
+    def train(compiled: bool, probed: bool = True) -> tuple[list[torch.Tensor], Probe]:
+        torch.compiler.reset()
+        counters.clear()
+        model = MLP(10, 3, 3, 16, generator=torch.Generator().manual_seed(1))
+        optimizer = optimizer_type(model.parameters(), lr=0.01)
+        generator = torch.Generator().manual_seed(2)
+        probe = Probe(model, num_classes=3)
+
+        def step(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            if probed and probe_inside:
+                probe.batch(labels=y)
+            loss = nn.functional.cross_entropy(model(x), y)
+            loss.backward()
+            if probed and probe_inside:
+                probe.step(loss=loss)
+            optimizer.step()
+            optimizer.zero_grad()
+            return loss.detach()
+
+        run = torch.compile(step, backend="aot_eager") if compiled else step
+        losses = []
+        if probed:
+            probe.attach()
+        for _ in range(6):
+            x = torch.randn(20, 10, generator=generator)
+            y = torch.randint(0, 3, (20,), generator=generator)
+            if probed and not probe_inside:
+                probe.batch(labels=y)
+            losses.append(run(x, y))
+            if probed and not probe_inside:
+                probe.step(loss=losses[-1])
+        probe.detach()
+        return losses, probe
+
+    losses_without, _ = train(True, probed=False)
+    graphs_without = counters["stats"]["unique_graphs"]
+    losses, probe = train(True)
+    if not probe_inside:
+        assert counters["stats"]["unique_graphs"] == graphs_without
+    for loss, without in zip(losses, losses_without, strict=True):
+        assert loss.equal(without)
+    expected, actual = train(False)[1].history(), probe.history()
+    assert actual["site"].tolist() == expected["site"].tolist() == 6 * list(probe.sites)
+    for name in COLUMNS:
+        if name != "site":
+            np.testing.assert_allclose(actual[name], expected[name], rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("labelled", [True, False], ids=["labelled", "without-labels"])
 def test_batches_may_change_their_size(labelled: bool) -> None:
     def record(compiled: bool) -> Records:
