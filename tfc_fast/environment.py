@@ -12,7 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 
-__all__ = ["checksum", "checked_device", "environment", "thread_count", "versions"]
+__all__ = ["MOST_THREADS", "checksum", "checked_device", "environment", "thread_count", "versions"]
+
+MOST_THREADS = 1024
+"""More than any machine has; of many more the system runs out, and torch ends without a word."""
 
 
 def versions() -> dict[str, str]:
@@ -91,8 +94,13 @@ def thread_count(threads: int | None) -> Iterator[None]:
     """Within the block torch computes with so many CPU threads; None changes nothing.
 
     Args:
-        threads: Number of threads, at least 1.
+        threads: Number of threads, 1 ... `MOST_THREADS`.
+
+    Raises:
+        ValueError: It is out of range.
     """
+    if threads is not None and not 1 <= threads <= MOST_THREADS:
+        raise ValueError(f"threads: {threads} given, 1 to {MOST_THREADS} is wanted")
     before = torch.get_num_threads()
     if threads is not None:
         torch.set_num_threads(threads)

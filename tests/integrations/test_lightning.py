@@ -222,3 +222,11 @@ def test_a_mask_leaves_positions_out(tmp_path: Path) -> None:
     fit(Tokens(), tmp_path, callbacks=[callback])
     y = torch.arange(ROWS * 6) % 3
     assert callback.history()["n_rows"].tolist() == (1 + y).view(6, ROWS).sum(1).tolist()
+
+
+def test_a_budget_thins_the_records(tmp_path: Path) -> None:
+    callback = TFCCallback(num_classes=3, budget=0.9)
+    fit(Net(), tmp_path, callbacks=[callback])
+    assert callback.history()["step"].tolist() == [1, 3, 5]
+    with pytest.raises(ValueError, match="budget: wanted more than 0 and less than 1"):
+        TFCCallback(budget=2.0)

@@ -222,7 +222,11 @@ def test_sites_that_are_left_out_have_no_rows(told: Callable[..., None]) -> None
         assert probe.history()["site"][-3:].tolist() == ["1", "5", "9"]
         train(probe, lambda x: model(x)[:, :CLASSES], 8 * MOST_EVERY)
         history = probe.history()
+        described = probe.describe()
     assert history["site"][-2:].tolist() == ["1", "9"]
+    assert [site.name for site in described.watched] == ["1", "9"]
+    reason = "left out by now, to keep to the budget"
+    assert described.not_watched == tuple((name, reason) for name in ("3", "5", "7"))
     assert all(a <= b for a, b in pairwise(history["step"].tolist()))
     assert all(type(model[index]) is nn.ReLU for index in range(1, 10, 2))
 

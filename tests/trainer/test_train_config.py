@@ -96,3 +96,16 @@ def test_events_to_stop_on_are_checked() -> None:
         TrainConfig(stop_on="late")
     with pytest.raises(ValueError, match=r"stop_on.*probe=True"):
         TrainConfig(stop_on="stuck", probe=False)
+
+
+def test_a_budget_is_a_share_and_needs_the_probe() -> None:
+    assert TrainConfig(budget=0.01).budget == 0.01
+    with pytest.raises(ValueError, match=r"budget: 1.0 given, below 1 is wanted"):
+        TrainConfig(budget=1)
+    with pytest.raises(ValueError, match=r"budget: .*probe=True"):
+        TrainConfig(budget=0.01, probe=False)
+
+
+def test_threads_have_a_limit() -> None:
+    with pytest.raises(ValueError, match="threads: 100000 given, at most 1024 is wanted"):
+        TrainConfig(threads=100_000)

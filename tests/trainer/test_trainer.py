@@ -14,7 +14,7 @@ from torch import nn
 from tfc_fast.data import Dataset, load_dataset
 from tfc_fast.files import StorageError
 from tfc_fast.records import Records
-from tfc_fast.sinks import MemorySink
+from tfc_fast.sinks import MemorySink, read_parquet
 from tfc_fast.trainer import TrainConfig, Trainer
 from tfc_fast.trainer.store import locked
 
@@ -328,3 +328,18 @@ def test_a_resumed_run_may_stop_on_other_events(small: Small) -> None:
     Trainer(config, progress=False).fit()
     resumed = Trainer.resume(config.run_path, progress=False, steps=500, stop_on="stuck").fit()
     assert resumed.stopped_by == "stuck"
+
+
+def test_a_budget_thins_the_records_and_leaves_the_training_alone(small: Small) -> None:
+    plain = Trainer(small(out="plain", steps=80), progress=False).fit()
+    thinned = Trainer(small(out="thinned", steps=80, budget=1e-6), progress=False).fit()
+    steps = read_parquet(thinned.run_directory.metrics_folder)["step"]
+    # Every second step at first, then as seldom as the budget wants.
+    assert 16 <= len(np.unique(steps)) < 40
+    for actual, expected in zip(thinned.model.parameters(), plain.model.parameters(), strict=True):
+        assert torch.equal(actual, expected)
+    resumed = Trainer.resume(
+        thinned.run_directory.path, progress=False, steps=90, budget=None
+    ).fit()
+    steps = read_parquet(resumed.run_directory.metrics_folder)["step"]
+    assert set(range(81, 91)) <= set(steps.tolist())

@@ -13,6 +13,7 @@ from tfc_fast.integrations._metrics import DEFAULT_COLUMNS, check_columns
 from tfc_fast.phases import Event, EventDetector, EventKind
 from tfc_fast.phases.events import checked_kinds
 from tfc_fast.probe import Probe, Sites
+from tfc_fast.probe.budget import checked_share
 from tfc_fast.probe.reductions import Reductions
 from tfc_fast.records import Records, Sink, empty
 
@@ -30,6 +31,7 @@ class ProbeOwner:
         columns: Sequence[str] = DEFAULT_COLUMNS,
         sinks: Sequence[Sink] = (),
         every: int = 1,
+        budget: float | None = None,
         window: int = 100,
         reduction: Reductions = "flatten",
         stop_on: Iterable[EventKind] = (),
@@ -43,6 +45,7 @@ class ProbeOwner:
         self._columns = check_columns(columns)
         self._sinks = tuple(sinks)
         self._every = every
+        self._budget = None if budget is None else checked_share(budget)
         self._window = window
         self._reduction = reduction
         self._stop_on = checked_kinds("stop_on", stop_on)
@@ -77,6 +80,7 @@ class ProbeOwner:
             self._sites,
             num_classes=self._num_classes,
             every=self._every,
+            budget=self._budget,
             window=self._window,
             reduction=self._reduction,
             sinks=[*sinks, *self._sinks],

@@ -45,7 +45,7 @@ class TFCCallback(ProbeOwner, Callback):
             positions count.
         columns: Columns of `tfc_fast.records.COLUMNS` to log.
         sinks: Where records go besides; closed when the training ends.
-        every, window, reduction, events: As in `tfc_fast.Probe`.
+        every, budget, window, reduction, events: As in `tfc_fast.Probe`.
         stop_on: Events that end the training; see `tfc_fast.Probe.on`.
 
     Raises:

@@ -90,6 +90,7 @@ class Description:
 def describe(
     sites: Sequence[tuple[str, str, str]],
     sizes: dict[str, tuple[int, int]],
+    left_out: set[str],
     unwatchable: dict[str, str],
     others: Sequence[tuple[str, nn.Module]],
 ) -> Description:
@@ -98,10 +99,12 @@ def describe(
     Args:
         sites: Name, kind and reduction of each site.
         sizes: Rows and units of the sites that have been recorded.
+        left_out: Places that are no longer recorded, to keep to the budget.
         unwatchable: Reasons by the name of a site.
         others: Modules of the model that were not chosen.
     """
-    recorded = [site for site in sites if site[0] in sizes]
+    out_of_budget = {name for name, _, _ in sites if name.partition("#")[0] in left_out}
+    recorded = [site for site in sites if site[0] in sizes.keys() - out_of_budget]
     entries = {name: 2 * sizes[name][0] * sizes[name][1] for name, _, _ in recorded}
     total = sum(entries.values())
     watched = tuple(
@@ -111,7 +114,12 @@ def describe(
     reasons = [
         (name, unwatchable.get(name, "no gradient has come back to it in a closed step"))
         for name, _, _ in sites
-        if name not in sizes
+        if name not in sizes.keys() | out_of_budget
+    ]
+    reasons += [
+        (name, "left out by now, to keep to the budget")
+        for name, _, _ in sites
+        if name in out_of_budget
     ]
     reasons += [
         (name, f"{type(module).__name__}, not chosen by sites")

@@ -452,6 +452,7 @@ class Probe:
         return describe(
             self._channel.kinds({name: type(module).__name__ for name, module in self._modules}),
             self._channel.sizes(self._outlet.history()),
+            self._channel.left_out(),
             {watch.name: watch.unwatchable for watch in self._watches if watch.unwatchable},
             self._others,
         )

@@ -141,6 +141,10 @@ class Channel:
         for watch in self.watches:
             watch.evaluation_calls = 0
 
+    def left_out(self) -> set[str]:
+        """Names of the places that are no longer recorded."""
+        return {watch.name for watch in self.watches if watch.left_out}
+
     def leave_out_half(self) -> None:
         """Record every second of the places that are recorded; the first one stays."""
         for watch in [watch for watch in self.watches if not watch.left_out][1::2]:

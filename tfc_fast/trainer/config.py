@@ -16,6 +16,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, SupportsFloat, SupportsIndex
 
+from tfc_fast.environment import MOST_THREADS
 from tfc_fast.phases import EVENT_KINDS, EventKind
 from tfc_fast.phases.events import checked_kinds
 
@@ -142,6 +143,14 @@ class TrainConfig:
         "what to watch: relu, or globs over module paths with commas between them",
     )
     every: int = _setting(1, "probe", "measure every so many steps", at_least=1)
+    budget: float | None = _setting(
+        None,
+        "probe",
+        "share of the time of a step that the probe may take, such as 0.01: it measures as often "
+        "as that allows, and no more often than every",
+        above=0,
+        below=1,
+    )
     window: int = _setting(
         100, "probe", "steps after which a unit that was never active counts as dead", at_least=1
     )
@@ -158,7 +167,7 @@ class TrainConfig:
         0, "run", "of initial weights, batch order and data", at_least=0, at_most=2**63 - 1
     )
     threads: int | None = _setting(
-        None, "run", "CPU threads (default: as torch is set up)", at_least=1
+        None, "run", "CPU threads (default: as torch is set up)", at_least=1, at_most=MOST_THREADS
     )
     device: str = _setting("cpu", "run", "cpu, cuda or cuda:N")
     compile: bool = _setting(False, "run", "run the model through torch.compile")
@@ -252,6 +261,8 @@ class TrainConfig:
             )
         if self.tensorboard and not self.probe:
             raise ValueError("tensorboard: given, but probe=False makes no records; set probe=True")
+        if self.budget is not None and not self.probe:
+            raise ValueError("budget: given, but probe=False measures nothing; set probe=True")
         if self.stop_kinds and not self.probe:
             raise ValueError("stop_on: given, but probe=False makes no records; set probe=True")
         if self.batch_norm and self.batch_size == 1:

@@ -21,7 +21,7 @@ from tfc_fast.trainer.samples import Samples
 
 __all__ = ["Past", "description", "past_of"]
 
-CHANGEABLE = ("steps", "epochs", "threads", "device", "checkpoint_every", "stop_on")
+CHANGEABLE = ("steps", "epochs", "threads", "device", "checkpoint_every", "stop_on", "budget")
 """What a resumed run may change: none of these alters the steps that were done."""
 
 _KEYS = ("settings", "model", "dataset", "versions", "device_name", "threads")

@@ -175,6 +175,7 @@ class Session:
             sites=config.sites.split(",") if "," in config.sites else config.sites,
             num_classes=num_classes,
             every=config.every,
+            budget=config.budget,
             window=config.window,
             sinks=list(sinks),
             stop_on=config.stop_kinds,

@@ -144,8 +144,7 @@ class Trainer:
             progress: As for `Trainer`.
             process_group: As for `Trainer`; the same bits need as many processes.
             **changes: New values of `steps`, `epochs`, `threads`, `device`, `checkpoint_every`,
-                `stop_on`.
-                The same bits need the same device and number of threads.
+                `stop_on` and `budget`. The same bits need the same device and number of threads.
 
         Raises:
             CheckpointError: The checkpoint is damaged or foreign.
