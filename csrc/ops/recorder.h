@@ -3,8 +3,8 @@
 // Per step: begin_batch (labels in), the backward ops add to `sites`, end_step turns each site that
 // was seen into one row of the ring. drain brings the rows to the host.
 //
-// There is one for the host's memory (recorder.cpp), and one whose state lies on a device and which never
-// waits for it but to be drained (cuda/recorder.cpp).
+// There is one for the host's memory (host_recorder.cpp), and one whose state lies on a device and which
+// never waits for it but to be drained (cuda/recorder.cpp).
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -29,6 +29,14 @@ struct RecorderShape {
   // Whether other processes record the same steps; each with rows of its own, of which all records are.
   bool shared = false;
 };
+
+// What lies in `sites` where they are in host memory.
+inline StepHeader& header_of(const at::Tensor& sites) {
+  return *reinterpret_cast<StepHeader*>(sites.mutable_data_ptr<double>());
+}
+inline BatchSums& site_of(const at::Tensor& sites, int64_t index) {
+  return *reinterpret_cast<BatchSums*>(sites.mutable_data_ptr<double>() + (1 + index) * kSiteDoubles);
+}
 
 class Recorder {
  public:
@@ -164,6 +172,9 @@ class Recorder {
 // The recorder for a device; throws where this build has none.
 std::unique_ptr<Recorder> make_recorder(const RecorderShape& shape, c10::Device device);
 
+std::unique_ptr<Recorder> make_host_recorder(const RecorderShape& shape, c10::Device device);
+
+// Other devices add theirs.
 using MakeRecorder = std::unique_ptr<Recorder> (*)(const RecorderShape& shape, c10::Device device);
 void register_recorder(c10::DeviceType type, MakeRecorder make);
 
