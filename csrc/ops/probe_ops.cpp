@@ -16,6 +16,7 @@
 //   class_sums float64 [kClassPlanes * classes, sites + capacity], or none: what the rows of each class add
 //              up to, for a probe of several processes (see ClassPlane)
 //   mask       bool [n, ...], which positions of each sample are measured where positions are rows; [0]: all
+#include <ATen/FuncTorchTLS.h>
 #include <ATen/TensorSubclassLikeUtils.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/relu.h>
@@ -244,9 +245,26 @@ struct Tap : torch::autograd::Function<Tap> {
   }
 };
 
+// Derivatives that only torch's own functions have; torch would say so in words about its insides.
+void check_differentiation(const Tensor& x) {
+  if (const auto& transforms = at::functorch::functorchTLSAccessor(); transforms != nullptr) {
+    try {
+      transforms->checkSupportsCppAutogradFunction();
+    } catch (const c10::Error&) {
+      TORCH_CHECK(false,
+                  "a watched layer has no part in the transforms of torch.func (grad, vjp, vmap, jacrev); "
+                  "detach the probe around them. torch.func.functional_call with backward() is watched");
+    }
+  }
+  TORCH_CHECK(!x._fw_grad(/*level=*/0).defined(),
+              "a watched layer has no forward-mode derivative (torch.autograd.forward_ad, torch.func.jvp); "
+              "detach the probe around it");
+}
+
 Tensor relu_probe_autograd(const Tensor& x, const Tensor& sites, const Tensor& units, const Tensor& order,
                            const Tensor& class_ptr, int64_t site, int64_t reduction,
                            const OptionalTensor& class_sums, const OptionalTensor& mask) {
+  check_differentiation(x);
   return ReluProbe::apply(
       x, c10::make_intrusive<State>(Site{sites, units, order, class_ptr, class_sums, site, reduction, mask}));
 }
@@ -254,6 +272,7 @@ Tensor relu_probe_autograd(const Tensor& x, const Tensor& sites, const Tensor& u
 Tensor tap_autograd(const Tensor& x, const Tensor& sites, const Tensor& units, const Tensor& order,
                     const Tensor& class_ptr, int64_t site, int64_t reduction,
                     const OptionalTensor& class_sums, const OptionalTensor& mask) {
+  check_differentiation(x);
   return Tap::apply(
       x, c10::make_intrusive<State>(Site{sites, units, order, class_ptr, class_sums, site, reduction, mask}));
 }
@@ -265,6 +284,7 @@ void register_backward_in_place(c10::DeviceType device, BackwardInPlace backward
 }
 
 Tensor relu_probe_inplace(Tensor x, const Site& site) {
+  check_differentiation(x);
   return InplaceReluProbe::apply(std::move(x), c10::make_intrusive<State>(site));
 }
 

@@ -1,10 +1,13 @@
-"""Several probes, and a forward too many."""
+"""Several probes, a forward too many, and batches that come from other processes."""
 
 from __future__ import annotations
 
 import pytest
+import torch
 import torch.nn.functional as F
 from small_models import CLASSES, assert_same_records, batch, build, one_step
+from torch.utils.data import DataLoader, TensorDataset
+from training import train_steps
 
 from tfc_fast import Probe
 
@@ -46,3 +49,18 @@ def test_two_probes_on_parts_of_one_model() -> None:
     assert_same_records(one.history(), {n: c[site] for n, c in expected.items()})
     mean = pytest.approx(expected["feature_cos_all"][~site], abs=1e-6)
     assert other.history()["feature_cos_all"] == mean
+
+
+def test_workers_of_a_loader_are_no_matter() -> None:
+    x, y = batch()
+
+    def train(workers: int) -> Probe:
+        model = build()
+        loader = DataLoader(TensorDataset(x, y), batch_size=4, num_workers=workers)
+        with Probe(model, num_classes=CLASSES) as probe:
+            for _ in range(2):  # its workers begin anew, as copies of this process
+                optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+                train_steps(model, optimizer, loader, probe)
+        return probe
+
+    assert_same_records(train(2).history(), train(0).history())

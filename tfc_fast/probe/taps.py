@@ -38,7 +38,7 @@ def detach_taps(taps: Taps) -> None:
     _attached.remove(taps)
 
 
-def _make_room_for_tap(name: str) -> bool:
+def _make_room_for_tap(name: str, reduction: int | None) -> bool:
     """Give the tap of that name a place in every attached probe that wants it.
 
     torch.compile calls this while it traces and takes the result for a constant, so that the places
@@ -47,6 +47,9 @@ def _make_room_for_tap(name: str) -> bool:
     for taps in _attached:
         if name not in taps.by_name:
             taps.by_name[name] = taps.channel.watch(name) if taps.takes(name) else None
+        watch = taps.by_name[name]
+        if watch is not None and reduction is not None:
+            watch.reduction = reduction
     return True
 
 
@@ -101,7 +104,7 @@ def tap(x: Tensor, name: str, reduction: Reduction | None = None) -> Tensor:
     number = None if reduction is None else reduction_number(reduction)
     if being_exported():
         return x
-    _make_room_for_tap(name)
+    _make_room_for_tap(name, number)
     for taps in _attached:
         watch = taps.by_name[name]
         if watch is not None:

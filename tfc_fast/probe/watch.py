@@ -37,9 +37,9 @@ parameters are, and each new size of a batch would make it compile again.
 
 
 def being_exported() -> bool:
-    """Whether torch.export is at work: what it makes runs without the probe and this package."""
+    """Whether torch.export or torch.jit.trace is at work: what they make runs without the probe."""
     # The function torch.compiler.is_exporting() is True in torch.compile, too, before torch 2.13.
-    return torch.compiler._is_exporting_flag
+    return torch.compiler._is_exporting_flag or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
 
 
 class Channel:
@@ -261,8 +261,6 @@ class Watch:
 
     def tap(self, x: Tensor, reduction: int) -> Tensor:
         """`x` itself, whose gradient is recorded on its way back."""
-        if self.reduction != reduction:
-            self.reduction = reduction
         if not (torch.is_grad_enabled() and x.requires_grad):
             self.evaluate(x, reduction)
             return x
@@ -355,6 +353,12 @@ def _watched_class(original: type[nn.Module]) -> type[nn.Module]:
             return reduced  # type: ignore[return-value]
         return _without_watch(reduced, watched, original)
 
+    def prepare_scriptable(self: nn.Module) -> nn.Module:
+        raise RuntimeError(
+            f"site '{self.__dict__[_KEY].name}' is watched: detach the probe before "
+            "torch.jit.script"
+        )
+
     watched = type(
         original.__name__,
         (original,),
@@ -362,6 +366,7 @@ def _watched_class(original: type[nn.Module]) -> type[nn.Module]:
             "__doc__": original.__doc__,
             "__module__": original.__module__,  # by which torch.fx knows its leaves
             "__qualname__": original.__qualname__,
+            "__prepare_scriptable__": prepare_scriptable,
             "__reduce_ex__": reduce_ex,
             "forward": _relu_forward if original is nn.ReLU else forward,
         },
