@@ -34,6 +34,8 @@ from tfc_fast.sinks import ParquetSink, TensorBoardSink
 FEATURES, WIDTH, CLASSES, ROWS = 16, 24, 4, 32
 SAMPLE_EVERY = 1000
 EVALUATE_EVERY = 1000
+# That of the evaluations, too, is full within the part that is left out.
+HISTORY_RECORDS = 50
 
 
 def resident_bytes() -> int:
@@ -55,7 +57,7 @@ def resident_memory(steps: int, folder: Path) -> npt.NDArray[np.float64]:
     probe = Probe(
         model,
         num_classes=CLASSES,
-        history_records=500,
+        history_records=HISTORY_RECORDS,
         sinks=[ParquetSink(folder / "metrics"), TensorBoardSink(folder / "curves")],
     )
     probe.on("nonfinite", print)

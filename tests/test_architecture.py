@@ -38,11 +38,15 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("data", "files", "models", "phases", "probe", "records", "run_directory", "sinks"),
         *("_version", "environment"),
     },
+    "reproduce": {
+        *("environment", "files", "phases", "records", "report", "run_directory", "trainer"),
+    },
     "integrations": {"phases", "probe", "records"},
     "environment": {"_extension", "_version"},
     "bench": {"models", "probe", "environment", "files"},
     "cli": {
         *("bench", "data", "files", "models", "phases", "probe", "records", "report"),
+        "reproduce",
         *("run_directory", "sinks", "trainer", "environment", "_extension", "_version"),
     },
     "__main__": {"cli"},

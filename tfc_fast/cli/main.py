@@ -10,12 +10,18 @@ from collections.abc import Sequence
 from typing import TextIO
 
 from tfc_fast import __version__
-from tfc_fast.cli import bench, info, report, train
+from tfc_fast.cli import bench, info, report, reproduce, train
 from tfc_fast.cli.command import Command, add_command, examples_epilog
 
 __all__ = ["COMMANDS", "main"]
 
-COMMANDS: tuple[Command, ...] = (train.COMMAND, report.COMMAND, bench.COMMAND, info.COMMAND)
+COMMANDS: tuple[Command, ...] = (
+    train.COMMAND,
+    report.COMMAND,
+    reproduce.COMMAND,
+    bench.COMMAND,
+    info.COMMAND,
+)
 """All commands, in the order of the help; add one here to make it known."""
 
 EXIT_ERROR = 2

@@ -1,0 +1,165 @@
+"""Training many runs: each once, side by side, and on from where it was."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import joblib
+import pytest
+import torch
+
+from tfc_fast import cli
+from tfc_fast.reproduce import EXPERIMENTS, Job, Setting, reproduce, runner, train_all
+from tfc_fast.reproduce.dose import Dose
+from tfc_fast.trainer import Trainer
+
+SMALL = {"dataset": "gaussian", "samples": 80, "dim": 6, "depth": 3, "width": 8, "batch_size": 20}
+
+
+def job(steps: int = 6, **changes: Any) -> Job:
+    return Job({**SMALL, **changes}, steps)
+
+
+def stamps(folder: Path) -> dict[str, float]:
+    return {path.parent.name: path.stat().st_mtime_ns for path in folder.glob("*/summary.json")}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_runs_are_those_of_the_trainer(tmp_path: Path, workers: int) -> None:
+    jobs = [job(seed=seed) for seed in range(3)]
+    runs = train_all(jobs, tmp_path / "sweep", workers=workers, progress=False)
+    for seed, run in enumerate(runs):
+        alone = Trainer(job(seed=seed).config(tmp_path / "alone"), progress=False).fit()
+        assert run.read_train()["loss"].tolist() == (
+            alone.run_directory.read_train()["loss"].tolist()
+        )
+        assert run.read_json(run.config_path)["settings"]["seed"] == seed
+
+
+def test_what_is_there_is_not_trained_again(tmp_path: Path) -> None:
+    train_all([job(seed=0), job(seed=1)], tmp_path, workers=1, progress=False)
+    before = stamps(tmp_path)
+    train_all([job(seed=0), job(seed=1), job(seed=2)], tmp_path, workers=1, progress=False)
+    after = stamps(tmp_path)
+    assert len(before) == 2
+    assert len(after) == 3
+    assert before.items() <= after.items()
+
+
+def test_alike_jobs_are_one_run_with_the_most_steps(tmp_path: Path) -> None:
+    runs = train_all([job(4), job(9), job(6)], tmp_path, workers=1, progress=False)
+    assert len({run.path for run in runs}) == 1
+    assert len(runs[0].read_train()["step"]) == 9
+
+
+def test_a_run_that_is_too_short_goes_on(tmp_path: Path) -> None:
+    train_all([job(4)], tmp_path, workers=1, progress=False)
+    (longer,) = train_all([job(9)], tmp_path, workers=1, progress=False)
+    (whole,) = train_all([job(9)], tmp_path / "other", workers=1, progress=False)
+    assert longer.read_train()["loss"].tolist() == whole.read_train()["loss"].tolist()
+
+
+def test_a_run_that_was_killed_goes_on(tmp_path: Path) -> None:
+    (run,) = train_all([job()], tmp_path, workers=1, progress=False)
+    expected = run.read_train()["loss"].tolist()
+    run.summary_path.unlink()  # what is written last
+    run.checkpoint_path.unlink()
+    (again,) = train_all([job()], tmp_path, workers=1, progress=False)
+    assert again.read_train()["loss"].tolist() == expected
+
+
+def test_a_run_with_other_settings_is_not_overwritten(tmp_path: Path) -> None:
+    (run,) = train_all([job()], tmp_path, workers=1, progress=False)
+    config = run.read_json(run.config_path)
+    config["settings"]["lr"] = 7.0
+    run.write_json(run.config_path, config)
+    with pytest.raises(ValueError, match=r"lr=7.0, 0.05 is wanted; give another folder"):
+        train_all([job()], tmp_path, workers=1, progress=False)
+
+
+def test_a_back_end_of_the_user_is_used(tmp_path: Path) -> None:
+    with joblib.parallel_config(backend="threading", n_jobs=2):
+        runs = train_all([job(seed=seed) for seed in range(2)], tmp_path, progress=False)
+    assert [len(run.read_train()["step"]) for run in runs] == [6, 6]
+    assert torch.get_num_threads() >= 1
+
+
+def test_names_of_folders_are_short_and_different() -> None:
+    long = {"data_dir": "/".join(["folder"] * 40)}
+    names = {Job({**long, "seed": seed}, 5).name for seed in range(3)} | {Job({}, 5).name}
+    assert len(names) == 4
+    assert all(len(name) <= 100 and "/" not in name for name in names)
+
+
+# ---- the whole command -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One experiment of small runs."""
+    settings = (
+        Setting("0", 8, SMALL, 0),
+        Setting("0.5", 8, {**SMALL, "momentum": 0.5}, 0.5, quick=False),
+        Setting("0.9", 8, {**SMALL, "momentum": 0.9}, 0.9),
+    )
+    dose = Dose("momentum", "Momentum", "It shortens.", "momentum", False, settings)
+    monkeypatch.setattr(runner, "EXPERIMENTS", {"momentum": dose})
+
+
+@pytest.mark.usefixtures("small")
+def test_reproduce_is_quick_or_full_and_goes_on(tmp_path: Path) -> None:
+    (quick,) = reproduce(["momentum"], tmp_path, quick=True, workers=1, progress=False)
+    before = stamps(tmp_path / "runs")
+    assert [(run.setting, run.seed) for run in quick.runs] == [
+        *(("0", 0), ("0", 1), ("0.9", 0), ("0.9", 1))
+    ]
+    (full,) = reproduce(["momentum"], tmp_path, seeds=3, workers=1, progress=False, command="x")
+    assert len(full.runs) == 9
+    assert before.items() <= stamps(tmp_path / "runs").items()
+    verdict = json.loads((full.folder / "verdict.json").read_text())
+    assert (verdict["command"], verdict["seeds"]) == ("x", [0, 1, 2])
+    assert "Momentum" in (tmp_path / "index.md").read_text()
+
+
+@pytest.mark.usefixtures("small")
+def test_settings_of_the_user_are_those_of_all_runs(tmp_path: Path) -> None:
+    (outcome,) = reproduce(
+        ["momentum"], tmp_path, quick=True, seeds=1, settings={"lr": 0.3}, workers=1, progress=False
+    )
+    for run in outcome.runs:
+        assert run.run.read_json("config.json")["settings"]["lr"] == 0.3
+
+
+def test_what_is_wrong_is_told_before_anything_is_trained(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"experiment: 'dept' given, known are depth, .*or all"):
+        reproduce(["dept"], tmp_path)
+    with pytest.raises(ValueError, match="seeds: 0 given"):
+        reproduce(["depth"], tmp_path, seeds=0)
+    with pytest.raises(ValueError, match=r"lr: .* given"):
+        reproduce(["depth"], tmp_path, settings={"lr": -1.0})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("small")
+def test_the_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["tfc-fast", "reproduce", "momentum"])
+    out = str(tmp_path / "out")
+    arguments = ["reproduce", "momentum", "--quick", "--jobs", "1", "--out", out]
+    assert cli.main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert "momentum: " in printed
+    assert f"{out}/index.md" in printed
+    assert cli.main(["reproduce", "nothing", "--out", out]) == 2
+    assert "experiment: 'nothing' given" in capsys.readouterr().err
+    assert cli.main(["reproduce", "momentum", "--jobs", "0", "--out", out]) == 2
+    assert "--jobs: 0 given" in capsys.readouterr().err
+
+
+def test_all_experiments_have_a_baseline_among_their_settings() -> None:
+    for experiment in EXPERIMENTS.values():
+        assert any(not setting.changes for setting in experiment.settings), experiment.name
+        assert sum(setting.quick for setting in experiment.settings) >= 1

@@ -1,0 +1,111 @@
+"""One run as an experiment sees it: how long its first phase was, and what happened in it."""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tfc_fast import phases
+from tfc_fast.records import Records
+from tfc_fast.run_directory import RunDirectory
+
+__all__ = ["Measurement"]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A finished run.
+
+    Attributes:
+        setting: Label of its setting.
+        value: Where the setting stands on the axis of the knob.
+        seed: Of the run.
+        run: Its files.
+    """
+
+    setting: str
+    value: float
+    seed: int
+    run: RunDirectory
+
+    @functools.cached_property
+    def log(self) -> dict[str, npt.NDArray[Any]]:
+        """Loss and accuracy of every step, see `RunDirectory.read_train`."""
+        return self.run.read_train()
+
+    @functools.cached_property
+    def records(self) -> Records:
+        """The records of the probe."""
+        return self.run.read_metrics()
+
+    @functools.cached_property
+    def summary(self) -> phases.PhaseSummary:
+        """The phase analysis of the run."""
+        chance = self.run.read_json(self.run.summary_path)["chance_loss"]
+        return phases.analyze(
+            self.log["loss"], self.records, steps=self.log["step"], chance_loss=chance
+        )
+
+    @property
+    def length(self) -> float:
+        """Steps of the first phase; infinite if it did not end in the run."""
+        end = self.summary.first_phase_end
+        return math.inf if end is None else float(end - (self.summary.first_step or 0))
+
+    @property
+    def steps(self) -> int:
+        """Steps of the run."""
+        return len(self.log["step"])
+
+    @property
+    def site(self) -> phases.SitePhase | None:
+        """The site at which features collapsed most, None if nothing was measured."""
+        name = self.summary.collapse_site
+        return next((site for site in self.summary.sites if site.site == name), None)
+
+    @property
+    def rise(self) -> float:
+        """Largest rise of the between-class similarity of features in the first phase."""
+        return math.nan if self.site is None else self.site.feature_between.rise
+
+    @property
+    def peak(self) -> float:
+        """Its peak there, a cosine."""
+        return math.nan if self.site is None else self.site.feature_between.peak
+
+    @property
+    def accuracy(self) -> float:
+        """Smoothed training accuracy at the end."""
+        return float(phases.smoothed_loss(self.log["accuracy"])[-1])
+
+    def at_site(self, column: str, site: str) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        """Steps and values of one column at one site."""
+        of_site = self.records["site"] == site
+        return self.records["step"][of_site], np.asarray(self.records[column][of_site])
+
+    def row(self) -> dict[str, Any]:
+        """What the table of the runs says of it; None: not ended, or not measured."""
+        summary, site = self.summary, self.site
+        return {
+            "setting": self.setting,
+            "seed": self.seed,
+            "steps": self.steps,
+            "first_phase_end": summary.first_phase_end,
+            "verdict": summary.verdict,
+            "collapse_site": summary.collapse_site,
+            "rise_feature_cos_between": _finite(self.rise),
+            "peak_feature_cos_between": _finite(self.peak),
+            "peak_step": summary.peak_step,
+            "rise_grad_cos_within": None if site is None else _finite(site.grad_within.rise),
+            "final_loss": _finite(summary.final_loss),
+            "accuracy": _finite(self.accuracy),
+        }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,136 @@
+"""Training many runs side by side; what is there already is not trained again.
+
+joblib runs them: whoever wants Dask or Ray registers that back end and chooses it by
+`joblib.parallel_config`. Every run trains with one thread, so that its numbers do not depend on how
+many there are, nor on where they are trained.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import joblib
+from tqdm import tqdm
+
+from tfc_fast.run_directory import RunDirectory
+from tfc_fast.trainer import TrainConfig, Trainer
+from tfc_fast.trainer.past import CHANGEABLE
+
+__all__ = ["Job", "train_all"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a sweep.
+
+    Args:
+        changes: Settings that differ from the defaults of `TrainConfig`; neither `steps` nor `out`.
+        steps: Its length.
+    """
+
+    changes: Mapping[str, Any]
+    steps: int
+
+    @property
+    def name(self) -> str:
+        """Name of the folder: the settings in words, or a part of them and a checksum."""
+        words = [f"{key}={value}" for key, value in sorted(self.changes.items())]
+        name = ",".join(words).replace("/", "_")
+        if len(name) <= 100:
+            return name or "defaults"
+        return f"{name[:80]}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+
+    def config(self, folder: Path) -> TrainConfig:
+        """All its settings."""
+        return TrainConfig(
+            **{"threads": 1, **self.changes}, steps=self.steps, out=str(folder / self.name)
+        )
+
+
+def train_all(
+    jobs: Sequence[Job], folder: Path, *, workers: int | None = None, progress: bool = True
+) -> list[RunDirectory]:
+    """Train all runs, each in a folder of its own below `folder`.
+
+    A run that is there with as many steps or more is left alone; one that was interrupted, or is
+    shorter, goes on from its checkpoint. So an interrupted sweep goes on when it is called again.
+
+    Args:
+        jobs: The runs; those that are alike are trained once, with the most steps.
+        folder: Where they go.
+        workers: Runs at a time; None: as many as there are processors. A back end that was chosen
+            by `joblib.parallel_config` may know better.
+        progress: Whether a progress bar is shown, if standard error is a terminal.
+
+    Returns:
+        The run of each job.
+
+    Raises:
+        ValueError: A folder holds a run with other settings.
+        KeyboardInterrupt: A run was interrupted.
+    """
+    longest: dict[str, Job] = {}
+    for job in jobs:
+        if job.name not in longest or longest[job.name].steps < job.steps:
+            longest[job.name] = job
+    missing = [job for job in longest.values() if _steps_done(job, folder) < job.steps]
+    # The longest first: none of them shall be alone at the end.
+    missing.sort(key=lambda job: -job.steps * int(job.changes.get("depth", 7)))
+    bar = tqdm(
+        total=len(longest),
+        initial=len(longest) - len(missing),
+        desc="runs",
+        unit="run",
+        disable=None if progress else True,
+    )
+    with bar:
+        parallel = joblib.Parallel(
+            n_jobs=workers if workers is not None else -1, return_as=_return_as()
+        )
+        for finished in parallel(joblib.delayed(_train)(job, str(folder)) for job in missing):
+            if not finished:
+                raise KeyboardInterrupt
+            bar.update()
+    return [RunDirectory(folder / job.name) for job in jobs]
+
+
+def _return_as() -> str:
+    """Results one by one as they come, where the back end in use can do that."""
+    backend, _ = joblib.parallel.get_active_backend()
+    return "generator_unordered" if backend.supports_return_generator else "list"
+
+
+def _steps_done(job: Job, folder: Path) -> int:
+    """Steps of the finished run, 0 if it has not ended."""
+    run = RunDirectory(folder / job.name)
+    if not run.config_path.is_file():
+        return 0
+    there = run.read_json(run.config_path)["settings"]
+    wanted = job.config(folder).to_dict()
+    for name in wanted.keys() - {*CHANGEABLE, "out"}:
+        # What this version knows and the one that made the run did not has its default there.
+        if name in there and json.dumps(there[name]) != json.dumps(wanted[name]):
+            raise ValueError(
+                f"{run.path} holds a run with {name}={there[name]!r}, {wanted[name]!r} is wanted; "
+                "give another folder"
+            )
+    if not run.summary_path.is_file():
+        return 0
+    summary = run.read_json(run.summary_path)
+    return int(summary["steps"]) if summary["stopped_by"] is None else 0
+
+
+def _train(job: Job, folder: str) -> bool:
+    """Train one run to its end; False if it was interrupted."""
+    config = job.config(Path(folder))
+    run = RunDirectory(config.run_path)
+    if run.config_path.is_file():
+        trainer = Trainer.resume(run.path, progress=False, steps=job.steps)
+    else:
+        trainer = Trainer(config, progress=False)
+    return not trainer.fit().interrupted
