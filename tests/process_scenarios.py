@@ -87,6 +87,7 @@ class Scenario:
     compiled: bool = False
     evaluates: bool = False
     mask: Callable[[Tensor], Tensor] | None = None
+    refused: bool = False  # the first process gives labels that there are not, and goes on
     probe: tuple[tuple[str, Any], ...] = ()
 
 
@@ -104,6 +105,7 @@ SCENARIOS = {
     "wide": Scenario(build=wide),
     "pool": Scenario(build=lambda: Convolution().double(), probe=(("reduction", "pool"),)),
     "tokens": Scenario(build=lambda: Convolution().double(), probe=(("reduction", "tokens"),)),
+    "refused labels": Scenario(micro_batches=lambda rank: 3, rows=_uneven, refused=True),
     "masked tokens": Scenario(
         build=lambda: Convolution().double(),
         mask=lambda x: x.repeat(1, 3)[:, :20].view(-1, 5, 4) > 0.3,
@@ -182,6 +184,9 @@ def _one_step(
         x, y = (torch.cat(parts) for parts in zip(*chunks, strict=True))
         last = micro == most - 1
         with _no_sync(run, last), torch.set_grad_enabled(not scenario.evaluates):
+            if scenario.refused and 0 in ranks:
+                with contextlib.suppress(ValueError):
+                    probe.batch(labels=y + CLASSES)
             probe.batch(
                 labels=None if scenario.classes is None else y,
                 mask=None if scenario.mask is None else scenario.mask(x),

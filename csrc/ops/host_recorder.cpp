@@ -70,7 +70,6 @@ void HostRecorder::begin_batch(const std::optional<at::Tensor>& labels,
                                const std::optional<at::Tensor>& given_mask) {
   const int64_t start = now();
   if (given_mask.has_value()) check_mask(*given_mask, labels);
-  if (class_sums) end_batch();
   if (shape().num_classes > 0 && header().enabled != 0) {
     check_labels_given(labels);
     // Labels as they usually come are read where they lie: between two matrix products every call into
@@ -81,11 +80,10 @@ void HostRecorder::begin_batch(const std::optional<at::Tensor>& labels,
     group_labels_into(wide, shape().num_classes, order, class_ptr);
     header().batch_rows = static_cast<double>(wide.numel());
   }
-  if (given_mask.has_value()) {
-    mask.resize_(given_mask->sizes()).copy_(*given_mask);
-  } else if (mask.dim() > 1) {
-    mask.resize_({0});
-  }
+  // From here on nothing is refused any more.
+  if (class_sums) end_batch();
+  forget_mask();
+  if (given_mask.has_value()) mask.resize_(given_mask->sizes()).copy_(*given_mask);
   header().batch += 1;
   count_probe_time(static_cast<double>(now() - start), header().enabled != 0);
 }
@@ -130,6 +128,7 @@ bool HostRecorder::end_step(double loss) {
   head.enabled = static_cast<int64_t>(head.step) % every() == 0;  // step numbers start at 1
   head.step += 1;
   head.batch_rows = kNoLabels;
+  forget_mask();
   count_step(start, recorded);
   make_room();
   return 2 * used_ >= shape().capacity;

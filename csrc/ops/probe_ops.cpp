@@ -257,8 +257,8 @@ void check_differentiation(const Tensor& x) {
     }
   }
   TORCH_CHECK(!x._fw_grad(/*level=*/0).defined(),
-              "a watched layer has no forward-mode derivative (torch.autograd.forward_ad, torch.func.jvp); "
-              "detach the probe around it");
+              "a watched layer has no forward-mode derivative (torch.autograd.forward_ad); detach the "
+              "probe around it");
 }
 
 Tensor relu_probe_autograd(const Tensor& x, const Tensor& sites, const Tensor& units, const Tensor& order,

@@ -128,6 +128,7 @@ void Recorder::end_batch() {
 
 void Recorder::discard_step() {
   batches_.clear();
+  forget_mask();
   if (class_sums) class_sums->zero_();
 }
 
@@ -230,6 +231,7 @@ void Recorder::restore(int64_t step, const at::Tensor& saved_units, const at::Te
   header.units_used = static_cast<double>(used);
   set_units(saved_units.to(units.device(), at::kInt, /*non_blocking=*/false, /*copy=*/true).contiguous());
   batches_.clear();
+  forget_mask();
   sites.copy_(restored);
   restart(step, placed);
 }

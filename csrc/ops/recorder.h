@@ -130,6 +130,10 @@ class Recorder {
 
   // Room for that many units; those that have a place keep it.
   void grow_units(int64_t capacity);
+  // All positions count again.
+  void forget_mask() {
+    if (mask.dim() > 1) mask.resize_({0});
+  }
   // A shared recorder puts the sums of the micro-batch aside and begins a new one.
   void end_batch();
   // Of shared recorders; there are none on devices.

@@ -80,9 +80,11 @@ bool is_masked(const at::Tensor& x, RowReduction reduction, const std::optional<
 
 at::Tensor kept_rows(const at::Tensor& x, const at::Tensor& mask) {
   const at::IntArrayRef positions = x.sizes().slice(0, static_cast<size_t>(x.dim() - 1));
-  TORCH_CHECK_VALUE(mask.size(0) == x.size(0) && mask.numel() == c10::multiply_integers(positions),
-                    "mask: of shape ", mask.sizes(), ", but a watched feature has positions ", positions,
-                    " (shape ", x.sizes(), "); give one entry for each position of each sample");
+  const bool flat =
+      mask.dim() == 2 && mask.size(0) == x.size(0) && mask.numel() == c10::multiply_integers(positions);
+  TORCH_CHECK_VALUE(flat || mask.sizes() == positions, "mask: of shape ", mask.sizes(),
+                    ", but a watched feature has positions ", positions, " (shape ", x.sizes(),
+                    "); give one entry for each position of each sample");
   return mask.flatten().nonzero().squeeze(1);
 }
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -18,6 +20,7 @@ from torch import nn
 
 from tfc_fast import Probe
 from tfc_fast.records import COLUMNS, COUNT_COLUMNS
+from tfc_fast.trainer import TrainConfig, Trainer
 
 HERE = Path(__file__).parent
 
@@ -114,7 +117,8 @@ def test_what_one_process_does_wrong_ends_the_others(
         # Importing torch takes longer than waiting for the other process.
         _, errors = first.communicate(timeout=120)
         other.kill()
-    assert first.returncode == 1
+    # Once in a hundred times a thread of gloo aborts the process while it ends, after the message.
+    assert first.returncode in (1, -signal.SIGABRT)
     assert f"Probe.step: {message}" in errors
 
 
@@ -144,6 +148,18 @@ def test_a_loss_of_several_numbers(process_group: Any) -> None:
             probe.step(loss=loss)
         probe.step(loss=loss.mean())
     assert probe.history()["n_rows"].tolist() == [3]
+
+
+def test_a_trainer_refuses_a_budget_before_it_removes_a_run(
+    process_group: Any, tmp_path: Path
+) -> None:
+    small: dict[str, Any] = {"dataset": "gaussian", "samples": 80, "dim": 6, "depth": 2, "steps": 3}
+    config = TrainConfig(**small, width=8, batch_size=20, out=str(tmp_path / "run"))
+    run = Trainer(config, progress=False).fit().run_directory
+    thinned = dataclasses.replace(config, budget=0.1)
+    with pytest.raises(ValueError, match="budget: each process would thin itself"):
+        Trainer(thinned, overwrite=True, process_group=process_group)
+    assert len(run.read_train()["step"]) == 3
 
 
 def test_wrong_arguments(process_group: Any) -> None:

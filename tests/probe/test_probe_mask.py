@@ -131,6 +131,39 @@ def test_a_mask_is_of_one_batch(rng: np.random.Generator) -> None:
     assert probe.history()["n_rows"].tolist() == [int(mask.sum()), mask.numel()]
 
 
+@pytest.mark.parametrize("how", ["step", "detach", "load_state_dict"])
+def test_it_is_forgotten_without_another_batch(how: str) -> None:
+    model, _ = watched("relu")
+    with Probe(model, reduction="tokens") as probe:
+        probe.batch(mask=torch.zeros(4, 3, dtype=torch.bool))
+        if how == "step":
+            model(torch.ones(4, 3, 5, requires_grad=True)).sum().backward()
+            probe.step()
+        elif how == "detach":
+            probe.detach()
+            probe.attach()
+        else:
+            probe.load_state_dict(probe.state_dict())
+        model(torch.ones(4, 7, 5, requires_grad=True)).sum().backward()
+        probe.step()
+    assert probe.history()["n_rows"][-1] == 28
+
+
+def test_two_dimensions_of_positions_may_be_given_as_one(rng: np.random.Generator) -> None:
+    x, grad, y, mask = random_batch(rng, (3, 4), torch.float32)
+    model, _ = watched("relu")
+    with Probe(model, num_classes=NUM_CLASSES, reduction="tokens") as probe:
+        for given in (mask, mask.flatten(1)):
+            probe.batch(labels=y, mask=given)
+            model(x).backward(grad)
+            probe.step()
+        probe.batch(labels=y, mask=mask.transpose(1, 2))
+        with pytest.raises(ValueError, match="mask: of shape"):
+            model(x).backward(grad)
+    history = probe.history()
+    assert history["grad_cos_all"][0] == history["grad_cos_all"][1]
+
+
 def test_nothing_may_be_left() -> None:
     model, _ = watched("relu")
     with Probe(model, num_classes=2, reduction="tokens") as probe:
@@ -254,3 +287,4 @@ def test_a_mask_that_nobody_looks_at_is_told_once() -> None:
             train()
         assert seen[0].filename == __file__
         train()  # a warning would be an error
+    assert probe.history()["step"].tolist() == [1, 2]

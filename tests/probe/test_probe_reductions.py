@@ -276,6 +276,20 @@ def test_a_mapping_chooses_by_site_and_a_tap_for_itself(rng: np.random.Generator
         np.testing.assert_allclose(history["feature_norm_mean"][index], rows.norm(dim=1).mean())
 
 
+class OneNameTwice(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return tap(tap(x * 1, "a", reduction="tokens") * 1, "a")
+
+
+def test_a_tap_that_asks_for_nothing_gets_what_the_probe_says() -> None:
+    model = OneNameTwice()
+    with Probe(model, sites=[]) as probe:
+        for _ in range(2):
+            model(torch.ones(6, 5, 3, requires_grad=True)).sum().backward()
+            probe.step()
+    assert probe.history()["n_rows"].tolist() == [30, 6, 30, 6]
+
+
 def test_flatten_is_what_there_was(rng: np.random.Generator) -> None:
     records = []
     x = random_tensor(rng, (6, 3, 4), torch.float32).requires_grad_()

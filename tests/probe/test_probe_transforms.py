@@ -74,18 +74,19 @@ def test_transforms_of_torch_func_are_refused_and_work_without_the_probe(
 
     transformed: Any = vmap(grad(loss), (None, 0, 0)) if per_sample else grad(loss)
     expected = transformed(weights, x, y)
-    with Probe(model, sites, num_classes=3) as probe:
-        probe.batch(labels=y)
+    with Probe(model, sites) as probe:
         with pytest.raises(RuntimeError, match=r"transforms of torch.func .*; detach the probe"):
             transformed(weights, x, y)
         probe.detach()
         actual = transformed(weights, x, y)
         probe.attach()
-        probe.batch(labels=y)  # nothing is the worse for it
-        F.cross_entropy(model(x), y).backward()
+        with pytest.raises(RuntimeError, match=r"transforms of torch.func .*; detach the probe"):
+            transformed(weights, x, y)
+        F.cross_entropy(model(x), y).backward()  # nothing is the worse for it
         probe.step()
     assert all(torch.equal(actual[name], expected[name]) for name in expected)
     assert probe.history()["n_rows"].tolist() == [ROWS]
+    assert list(probe.sites) == ["1"]
 
 
 @each_kind
@@ -97,10 +98,12 @@ def test_forward_mode_is_refused_where_something_would_be_recorded(kind: str) ->
             model(forward_ad.make_dual(x, x))
 
 
-def test_a_transform_without_gradients_passes_unwatched() -> None:
-    model, _, x, _ = build()
+@pytest.mark.parametrize("gradients", [True, False])
+@each_kind
+def test_a_transform_of_the_model_itself_passes_unwatched(kind: str, gradients: bool) -> None:
+    model, sites, x, _ = build(kind)
     expected = jvp(model, (x,), (x,))[1], vmap(model)(x)
-    with Probe(model), torch.no_grad():
+    with Probe(model, sites), torch.set_grad_enabled(gradients):
         actual = jvp(model, (x,), (x,))[1], vmap(model)(x)
     for one, other in zip(actual, expected, strict=True):
         assert torch.equal(one, other)

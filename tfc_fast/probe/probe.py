@@ -303,7 +303,7 @@ class Probe:
         labels: Tensor | np.ndarray | None = None,
         mask: Tensor | np.ndarray | None = None,
     ) -> None:
-        """Announce a micro-batch: call it once for each forward and backward, before backward.
+        """Announce a micro-batch: call it once for each forward and backward, before the forward.
 
         Where gradients are off (`torch.no_grad`, `inference_mode`) it announces a batch of an
         evaluation: the next forward is measured, and `step(split="eval")` makes records of it.
@@ -311,18 +311,20 @@ class Probe:
         Args:
             labels: Class of each sample, integer `[n]`, on any device; needed when the probe has
                 `num_classes`. Best where the model is: from elsewhere they are copied.
-            mask: Which positions of each sample count, bool or integer `[n, ...]` with 0 for those
-                that do not, such as padding. At sites of the reduction `"tokens"` the others are
-                no rows then and in no statistic; other sites do not look at it. On the CPU only.
+            mask: Which positions of each sample count, bool or integer, `[n, ...]` as a site has
+                them or `[n, T]` with T positions in their order; 0 for those that do not, such as
+                padding. At sites of the reduction `"tokens"` these are no rows then and in no
+                statistic; other sites do not look at it. For this micro-batch; on the CPU only.
 
         Raises:
             RuntimeError: The probe is not attached.
             TypeError: `labels` are not integers, or `mask` is neither integer nor bool.
             ValueError: `labels` are missing, given to a probe without `num_classes`, of the wrong
-                shape, or outside `0 ... num_classes - 1`; `mask` has another number of samples or
-                the model is on a GPU. Nothing has been recorded or lost then. Of labels on a GPU
-                the values are looked at there, see `Probe`. A mask that has not the positions of
-                a site is an error in backward.
+                shape, or outside `0 ... num_classes - 1`; `mask` has one dimension, or not as many
+                samples as labels, or the model is on a GPU. Nothing has been recorded or lost
+                then. Of labels on a GPU the values are looked at there, see `Probe`. A mask that
+                has not the positions of a site is an error in backward, of an evaluation in the
+                forward.
         """
         if not self._attached:
             raise self._not_attached("batch")
@@ -370,8 +372,6 @@ class Probe:
             self._evaluation.end(loss)
             return
         self._evaluation.discard()
-        if self._masked:
-            self._channel.warn_of_unused_mask()
         if self._processes is not None:
             start = perf_counter()
             loss = self._processes.combine(self._recorder, self._channel.names, loss)
@@ -387,6 +387,9 @@ class Probe:
             self._seconds_outside += perf_counter() - start
         if self._budget is not None:
             self._budget.step_ended()
+        if self._masked:
+            self._masked = False
+            self._channel.warn_of_unused_mask()
 
     def flush(self) -> None:
         """Bring all closed steps to the history and the sinks, and let the sinks store them.

@@ -49,7 +49,7 @@ def _make_room_for_tap(name: str, reduction: int | None) -> bool:
             taps.by_name[name] = taps.channel.watch(name) if taps.takes(name) else None
         watch = taps.by_name[name]
         if watch is not None and reduction is not None:
-            watch.reduction = reduction
+            watch.last_reduction = reduction
     return True
 
 

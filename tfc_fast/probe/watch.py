@@ -113,7 +113,7 @@ class Channel:
 
     def kinds(self, modules: dict[str, str]) -> list[tuple[str, str, str]]:
         """Name, kind and reduction of each site; `modules`: classes of the modules by name."""
-        reductions = {watch.name: REDUCTIONS[watch.reduction] for watch in self.watches}
+        reductions = {watch.name: REDUCTIONS[watch.last_reduction] for watch in self.watches}
         base_names = [(name, name.partition("#")[0]) for name in self.names]
         return [(name, modules.get(base, "tap"), reductions[base]) for name, base in base_names]
 
@@ -153,7 +153,7 @@ class Channel:
     def warn_of_unused_mask(self) -> None:
         """Warn, once, if positions are masked and there is no site that has positions for rows."""
         tokens = REDUCTIONS.index("tokens")
-        if self.warned_of_mask or any(watch.reduction == tokens for watch in self.watches):
+        if self.warned_of_mask or any(watch.last_reduction == tokens for watch in self.watches):
             return
         self.warned_of_mask = True
         warnings.warn(
@@ -183,6 +183,7 @@ class Watch:
         self.recorder = channel.recorder
         self.name = name
         self.reduction = channel.reductions.number(name)
+        self.last_reduction = self.reduction  # a tap may have asked for another one
         self.calls = 0
         self.evaluation_calls = 0
         self.left_out = False
@@ -268,7 +269,11 @@ class Watch:
         if row < 0:
             return x
         if not torch.compiler.is_dynamo_compiling():
-            return _C.tap(x, self.recorder, row, reduction)
+            try:
+                return _C.tap(x, self.recorder, row, reduction)
+            except RuntimeError:
+                self.calls -= 1  # it was refused
+                raise
         return traced(TracedTap, x, self.traced_channel(), row, reduction)
 
 
@@ -323,9 +328,12 @@ def _relu_forward(self: nn.ReLU, input: Tensor) -> Tensor:
     if torch.compiler.is_dynamo_compiling():
         y = traced(TracedReLU, input, watch.traced_channel(), row, watch.reduction)
         return input.copy_(y) if inplace else y
-    if inplace:
-        return _C.relu_probe_inplace(input, watch.recorder, row, watch.reduction)
-    return _C.relu_probe(input, watch.recorder, row, watch.reduction)
+    relu_probe = _C.relu_probe_inplace if inplace else _C.relu_probe
+    try:
+        return relu_probe(input, watch.recorder, row, watch.reduction)
+    except RuntimeError:
+        watch.calls -= 1  # it was refused
+        raise
 
 
 _watched_classes: dict[type[nn.Module], type[nn.Module]] = {}

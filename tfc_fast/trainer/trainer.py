@@ -295,6 +295,10 @@ class Trainer:
             # What the others save is of use to nobody, and goes with them.
             self._scratch = tempfile.TemporaryDirectory(prefix="tfc_fast-")
             self._run = RunDirectory(self._scratch.name)
+        if ranks.group is not None and config.budget is not None:
+            raise ValueError(
+                "budget: each process would thin itself in its own way; give every instead"
+            )
         self._progress = progress and ranks.leads
         self._overwrite = False
         self._past: Past | None = None
