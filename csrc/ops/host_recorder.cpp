@@ -1,6 +1,7 @@
 // The recorder in host memory. See recorder.h.
 #include <ATen/ops/empty.h>
 
+#include <algorithm>
 #include <utility>
 #include <vector>
 

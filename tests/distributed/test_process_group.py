@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -99,6 +98,10 @@ def test_training_is_untouched(processes: int, runs: Runs) -> None:
         ),
         ("leaves out a step", "process 0 of 2 waited in vain for the others to close step 3."),
         (
+            "leaves out a step under DDP",
+            "process 0 of 2 waited in vain for the others to close step 3.",
+        ),
+        (
             "is at another step",
             "process 0 is at step 1, but others of the group are at steps 1 to 8",
         ),
@@ -117,8 +120,7 @@ def test_what_one_process_does_wrong_ends_the_others(
         # Importing torch takes longer than waiting for the other process.
         _, errors = first.communicate(timeout=120)
         other.kill()
-    # Once in a hundred times a thread of gloo aborts the process while it ends, after the message.
-    assert first.returncode in (1, -signal.SIGABRT)
+    assert first.returncode == 1
     assert f"Probe.step: {message}" in errors
 
 

@@ -29,7 +29,6 @@ def made(tmp_path: Path) -> Make:
         end: int | None = 400,
         curves: dict[str, Callable[[Any], Any]] | None = None,
         loss: float = 2.3,
-        value: float = 0.0,
     ) -> Measurement:
         run = RunDirectory(tmp_path / f"{setting}-{seed}").create()
         steps = np.arange(1, STEPS + 1)
@@ -61,7 +60,7 @@ def made(tmp_path: Path) -> Make:
         sink = ParquetSink(run.metrics_folder)
         sink.write(columns)  # type: ignore[arg-type]
         sink.close()
-        return Measurement(setting, value, seed, run)
+        return Measurement(setting, seed, run)
 
     return make
 

@@ -130,7 +130,7 @@ def test_every_experiment_is_written_and_read(made: Make, name: str, tmp_path: P
     assert values == sorted(values)
     curves = {column: hump(0.2) for column in (COSINE, "grad_cos_within", "feature_cos_within")}
     runs = [
-        made(setting.label, seed, end=300 + seed, curves=curves, value=setting.value)
+        made(setting.label, seed, end=300 + seed, curves=curves)
         for setting in experiment.settings
         for seed in range(2)
     ]

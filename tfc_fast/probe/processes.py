@@ -58,7 +58,7 @@ class Processes:
             raise TypeError(f"group_timeout: wanted seconds, got {type(timeout).__name__}")
         if timeout is not None and not timeout > 0:
             raise ValueError(f"group_timeout: wanted more than 0 seconds, got {timeout}")
-        self._group = checked_group(group)
+        checked_group(group)
         self._timeout = None if timeout is None else timedelta(seconds=timeout)
         self.rank = distributed.get_rank(group)
         self.count = distributed.get_world_size(group)
@@ -66,6 +66,11 @@ class Processes:
             backend.partition(":")[0]
             for backend in distributed.get_backend_config(group).split(",")
         ]
+        # One of its own, of the same processes: where one of them leaves out a step, what is to be
+        # reduced here would meet what is next there, such as DDP's gradients, and gloo would abort.
+        self._group = distributed.new_group(
+            distributed.get_process_group_ranks(group), use_local_synchronization=True
+        )
 
     def combine(
         self, recorder: _C.Recorder, names: list[str], loss: Tensor | float | None

@@ -15,7 +15,7 @@ from tfc_fast.phases.sites import running_mean
 from tfc_fast.phases.thresholds import MIN_RISE, WINDOW
 from tfc_fast.report import style
 from tfc_fast.reproduce.experiment import Judgement, Setting
-from tfc_fast.reproduce.measurement import Measurement
+from tfc_fast.reproduce.measurement import Measurement, finite
 
 __all__ = ["COURSES", "Course", "Rising"]
 
@@ -83,7 +83,7 @@ class Course:
                 holds &= all(rose) and all(only)
             rise = float(np.median([course.rise for course in found]))
             fall = float(np.median([course.fall for course in found]))
-            effect |= {f"rise_{column}": known(rise), f"fall_{column}": known(fall)}
+            effect |= {f"rise_{column}": finite(rise), f"fall_{column}": finite(fall)}
             both = sum(map(all, zip(rose, only, strict=True)))
             evidence.append(
                 f"{words.capitalize()}: up by {rise:.3f} in the first phase, then down by "
@@ -134,10 +134,6 @@ class Course:
             axes.remove()
         style.add_site_key(figure, panels[: len(shown)], sites)
         return figure
-
-
-def known(value: float) -> float | None:
-    return None if math.isnan(value) else value
 
 
 _DEFAULTS = (Setting("defaults", 1500),)

@@ -16,7 +16,7 @@ from tfc_fast import phases
 from tfc_fast.phases.thresholds import MIN_RISE
 from tfc_fast.report import style
 from tfc_fast.reproduce.experiment import Judgement, Setting
-from tfc_fast.reproduce.measurement import Measurement
+from tfc_fast.reproduce.measurement import Measurement, finite
 
 __all__ = ["DOSES", "Dose", "Occurrence", "concordance"]
 
@@ -77,9 +77,9 @@ class Dose:
         share = float(np.mean(shares))
         rises = [float(np.median([run.rise for run in group])) for group in groups]
         first, last = (float(np.median([run.length for run in groups[at]])) for at in (0, -1))
-        ends = f"{self.settings_of(groups)[0]} and {self.settings_of(groups)[-1]}"
+        ends = f"{groups[0][0].setting} and {groups[-1][0].setting}"
         word = "longer" if self.longer else "shorter"
-        opposite = concordance(*(lengths[-1], lengths[0])) > 0.5
+        opposite = concordance(lengths[-1], lengths[0]) > 0.5
         evidence = [
             f"The first phase takes {_steps(first)} and {_steps(last)} at {ends} (medians).",
             f"{share:.0%} of the pairs of neighbouring settings are in the claimed order, "
@@ -95,15 +95,11 @@ class Dose:
             evidence=tuple(evidence),
             effect={
                 "concordance": share,
-                "median_length_first": first if math.isfinite(first) else None,
-                "median_length_last": last if math.isfinite(last) else None,
-                "ratio": last / first if math.isfinite(last / first) else None,
+                "median_length_first": finite(first),
+                "median_length_last": finite(last),
+                "ratio": finite(last / first),
             },
         )
-
-    def settings_of(self, groups: Sequence[Sequence[Measurement]]) -> list[str]:
-        """The labels of groups."""
-        return [group[0].setting for group in groups]
 
     def figure(self, runs: Sequence[Measurement]) -> Figure:
         """Loss curves, and length and rise against the knob."""
@@ -133,7 +129,7 @@ class Dose:
         if any(math.isinf(run.length) for run in runs):
             lengths.set_title("Length (triangle: did not end)", loc="left", fontsize=10.5)
         for axes in (lengths, rises):
-            axes.set_xticks(range(len(groups)), labels=self.settings_of(groups))
+            axes.set_xticks(range(len(groups)), labels=[group[0].setting for group in groups])
             axes.set_xlim(-0.5, len(groups) - 0.5)
         return figure
 

@@ -14,7 +14,7 @@ from tfc_fast import phases
 from tfc_fast.records import Records
 from tfc_fast.run_directory import RunDirectory
 
-__all__ = ["Measurement"]
+__all__ = ["Measurement", "finite"]
 
 
 @dataclass(frozen=True)
@@ -23,13 +23,11 @@ class Measurement:
 
     Attributes:
         setting: Label of its setting.
-        value: Where the setting stands on the axis of the knob.
         seed: Of the run.
         run: Its files.
     """
 
     setting: str
-    value: float
     seed: int
     run: RunDirectory
 
@@ -98,14 +96,15 @@ class Measurement:
             "first_phase_end": summary.first_phase_end,
             "verdict": summary.verdict,
             "collapse_site": summary.collapse_site,
-            "rise_feature_cos_between": _finite(self.rise),
-            "peak_feature_cos_between": _finite(self.peak),
+            "rise_feature_cos_between": finite(self.rise),
+            "peak_feature_cos_between": finite(self.peak),
             "peak_step": summary.peak_step,
-            "rise_grad_cos_within": None if site is None else _finite(site.grad_within.rise),
-            "final_loss": _finite(summary.final_loss),
-            "accuracy": _finite(self.accuracy),
+            "rise_grad_cos_within": None if site is None else finite(site.grad_within.rise),
+            "final_loss": finite(summary.final_loss),
+            "accuracy": finite(self.accuracy),
         }
 
 
-def _finite(value: float) -> float | None:
+def finite(value: float) -> float | None:
+    """The value; None for NaN and infinities, which tables and JSON do not know."""
     return value if math.isfinite(value) else None

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from tfc_fast.files import atomic_write, make_writable_folder
 from tfc_fast.reproduce.experiment import Experiment, Judgement
 from tfc_fast.reproduce.measurement import Measurement
+from tfc_fast.run_directory import RunDirectory
 
 __all__ = ["markdown_table", "write_index", "write_outcome"]
 
@@ -63,7 +64,7 @@ def write_outcome(
         "seeds": sorted({run.seed for run in runs}),
         **about,
     }
-    _write(folder / "verdict.json", json.dumps(verdict, indent=2, allow_nan=False) + "\n")
+    RunDirectory(folder).write_json("verdict.json", verdict)
 
 
 def markdown_table(runs: Sequence[Measurement]) -> str:

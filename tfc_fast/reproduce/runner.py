@@ -110,7 +110,7 @@ def reproduce(
     outcomes = []
     for each in experiments:
         runs = tuple(
-            Measurement(setting.label, setting.value, seed, run)
+            Measurement(setting.label, seed, run)
             for (of, setting, seed, _), run in zip(planned, trained, strict=True)
             if of is each
         )

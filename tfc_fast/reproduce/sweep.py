@@ -63,8 +63,8 @@ def train_all(
     Args:
         jobs: The runs; those that are alike are trained once, with the most steps.
         folder: Where they go.
-        workers: Runs at a time; None: as many as there are processors. A back end that was chosen
-            by `joblib.parallel_config` may know better.
+        workers: Runs at a time; None: the `n_jobs` of `joblib.parallel_config` if it was given,
+            else as many as there are processors.
         progress: Whether a progress bar is shown, if standard error is a terminal.
 
     Returns:
@@ -89,20 +89,17 @@ def train_all(
         disable=None if progress else True,
     )
     with bar:
+        backend, chosen = joblib.parallel.get_active_backend()
         parallel = joblib.Parallel(
-            n_jobs=workers if workers is not None else -1, return_as=_return_as()
+            # 1 is what joblib says where nobody has chosen.
+            n_jobs=workers or (chosen if chosen != 1 else -1),
+            return_as="generator_unordered" if backend.supports_return_generator else "list",
         )
         for finished in parallel(joblib.delayed(_train)(job, str(folder)) for job in missing):
             if not finished:
                 raise KeyboardInterrupt
             bar.update()
     return [RunDirectory(folder / job.name) for job in jobs]
-
-
-def _return_as() -> str:
-    """Results one by one as they come, where the back end in use can do that."""
-    backend, _ = joblib.parallel.get_active_backend()
-    return "generator_unordered" if backend.supports_return_generator else "list"
 
 
 def _steps_done(job: Job, folder: Path) -> int:
