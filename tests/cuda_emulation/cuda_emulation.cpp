@@ -97,12 +97,19 @@ struct Place {
   }
 };
 
+struct Copy {
+  void* to;
+  const void* from;
+  size_t bytes;
+};
+
 struct Thread {
   Fiber fiber;
   State state = State::kReady;
   Place place;
   unsigned mask = 0;
   uint64_t brought = 0;
+  std::vector<Copy> copies;  // under way
 };
 
 struct Memory {
@@ -118,6 +125,8 @@ bool memory_is_watched = true;
 std::vector<Place> barriers_seen;
 int barrier_to_skip = -1;
 long skipped = 0;
+
+uint64_t graph = 0;
 
 Fiber scheduler;
 std::vector<Thread> threads;
@@ -306,6 +315,8 @@ cudaError_t launch(dim3 grid, dim3 block, int64_t shared_bytes, const std::funct
 
 void watch_memory(bool watched) { memory_is_watched = watched; }
 
+uint64_t graph_under_capture() { return graph; }
+
 std::string take_error() { return std::exchange(first_error, {}); }
 
 void* dynamic_shared() { return shared_memory; }
@@ -331,6 +342,16 @@ const uint64_t* meet(const char* operation, unsigned mask, uint64_t mine) {
   threads[current].brought = mine;
   wait(State::kInWarp);
   return met.data() + current / 32 * 32;
+}
+
+void begin_copy(void* to, const void* from, size_t bytes) {
+  std::memset(to, 0xFF, bytes);
+  threads[current].copies.push_back({to, from, bytes});
+}
+
+void end_copies() {
+  for (const Copy& copy : threads[current].copies) std::memcpy(copy.to, copy.from, copy.bytes);
+  threads[current].copies.clear();
 }
 
 void check_access(const void* address, size_t bytes, size_t alignment, bool writes) {
@@ -389,6 +410,8 @@ const char* emulation_barrier(int index) {
   return text.c_str();
 }
 long emulation_skipped() { return tfc::emulation::skipped; }
+
+void emulation_capture(uint64_t graph) { tfc::emulation::graph = graph; }
 
 const char* emulation_error() { return tfc::emulation::first_error.c_str(); }
 }

@@ -27,6 +27,7 @@
 #define __forceinline__ inline
 #define __noinline__
 #define __launch_bounds__(...)
+#define __grid_constant__
 // In a section of its own, so that the scheduler finds it; not for variables of templates.
 #define __shared__ static __attribute__((section("tfc_shared")))
 
@@ -63,11 +64,17 @@ void* dynamic_shared();
 void watch_memory(bool watched);
 // The error that a launch has found, if any, once.
 std::string take_error();
+// The graph that a test says is being captured (launches run all the same); 0: none.
+uint64_t graph_under_capture();
 void barrier(const char* file, int line);
 
 // Checks an access of the running thread; outside of a launch nothing is checked.
 void check_access(const void* address, size_t bytes, size_t alignment, bool writes);
 [[noreturn]] void fail(const char* format, ...) __attribute__((format(printf, 1, 2)));
+
+// Copies of the running thread that are under way.
+void begin_copy(void* to, const void* from, size_t bytes);
+void end_copies();
 
 // Waits until all lanes of the mask are in the same operation; then `all[lane]` is what each brought.
 const uint64_t* meet(const char* operation, unsigned mask, uint64_t mine);
@@ -183,6 +190,13 @@ void store(T* address, std::type_identity_t<T> value) {
   emulation::check_access(address, sizeof(T), alignof(T), true);
   *address = value;
 }
+
+// What is copied arrives when the thread waits for it; until then garbage lies there.
+inline void copy_async(uint4* shared, const uint4* global) {
+  emulation::check_access(global, sizeof(uint4), alignof(uint4), false);
+  emulation::begin_copy(shared, global, sizeof(uint4));
+}
+inline void wait_for_copies() { emulation::end_copies(); }
 
 // IEEE half to float, bit by bit.
 inline float half_bits_to_float(uint16_t half) {

@@ -30,7 +30,7 @@ JOBS = ("cosine", "gates", "feature", "pair", "relu_backward")
 SCALARS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 # Small, so that small batches have several chunks.
 MULTIPROCESSORS = 2
-SHARED_BYTES = 100 * 1024
+SHARED_BYTES = 227 * 1024
 
 
 def site_doubles(library: Library) -> int:

@@ -94,12 +94,12 @@ def test_every_barrier_of_the_passes_is_needed(library: Library, rng: np.random.
     """Without it, some order of the threads gives other numbers, or the threads do not meet."""
     x = torch.from_numpy(rng.standard_normal((40, 200))).float()
     x[3] *= 1e-30
-    labels = rng.integers(0, 30, 40)
+    labels = rng.integers(0, 50, 40)
 
     def run(seed: int, skip: int) -> bytes | None:
         try:
             measured = measure(
-                library, "pair", x.relu(), x, labels, 30, seed=seed, skip_barrier=skip
+                library, "pair", x.relu(), x, labels, 50, seed=seed, skip_barrier=skip
             )
         except EmulationError:
             return None
@@ -108,7 +108,7 @@ def test_every_barrier_of_the_passes_is_needed(library: Library, rng: np.random.
     right = run(0, -1)
     needed = 0
     for index, barrier in enumerate(library.barriers()):
-        results = [run(seed, index) for seed in range(4)]
+        results = [run(seed, index) for seed in range(10)]
         # Those of other kernels are never come to.
         if library.functions.emulation_skipped() and not barrier.startswith("end_step"):
             needed += 1

@@ -26,12 +26,21 @@ __device__ __noinline__ T block_sum(T value, T* slots) {
   return warp_sum(lane < warps ? slots[lane] : T{});
 }
 
-// Sums of kValues numbers at once over the block: values[v] becomes the sum, in every thread. A warp halves
-// the number of values that a lane keeps with each exchange, so that 8 values cost 9 shuffles, not 40.
-// `slots`: shared, [2][warps][kValues]; `turn` alternates from call to call, so that one barrier will do:
-// who writes the slots of this turn has passed the barrier that ended the reading of the turn before last.
+// The lane below kValues that has value v at the end of block_sums: the bits of v in reverse.
 template <int kValues>
-__device__ __forceinline__ void block_sums(float* values, float* slots, int turn) {
+__device__ __forceinline__ constexpr int lane_of_value(int v) {
+  int lane = 0;
+  for (int bit = 1, from = kValues / 2; from > 0; bit *= 2, from /= 2) lane |= (v & from) != 0 ? bit : 0;
+  return lane;
+}
+
+// Sums of kValues numbers at once over the block: lane l gets that of the value v with lane_of_value(v) equal
+// to l % kValues. A warp halves the number of values that a lane keeps with each exchange, so that 8 values
+// cost 9 shuffles, not 40. `slots`: shared, [2][warps][kValues]; `turn` alternates from call to call, so that
+// one barrier will do: who writes the slots of this turn has passed the barrier that ended the reading of the
+// turn before last.
+template <int kValues>
+__device__ __forceinline__ float block_sums(float* values, float* slots, int turn) {
   static_assert(kValues == 1 || kValues == 2 || kValues == 4 || kValues == 8);
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const int lane = static_cast<int>(threadIdx.x) % 32;
@@ -59,14 +68,7 @@ __device__ __forceinline__ void block_sums(float* values, float* slots, int turn
   for (int w = lane / kValues; w < warps; w += 32 / kValues) mine += slot[w * kValues + lane % kValues];
 #pragma unroll
   for (int step = kValues; step < 32; step *= 2) mine += __shfl_xor_sync(kFullWarp, mine, step);
-#pragma unroll
-  for (int v = 0; v < kValues; ++v) {
-    // The bits of the lane that holds value v are those of v in reverse.
-    int source = 0;
-#pragma unroll
-    for (int bit = 1, from = kValues / 2; from > 0; bit *= 2, from /= 2) source |= (v & from) != 0 ? bit : 0;
-    values[v] = __shfl_sync(kFullWarp, mine, source);
-  }
+  return mine;
 }
 
 }  // namespace tfc::cuda

@@ -277,20 +277,20 @@ cudaError_t add_class_sums(const void* rows, int64_t stride, const Groups& group
   scales.width = plan.width;
   scales.scales[0] = plan.scales;
   const bool aligned = is_aligned(rows, stride, bytes_of(plan.scalar));
-  const Pass pass{batch, scales, static_cast<char*>(workspace), aligned};
-  cudaError_t error = launch_row_scales(pass, stream);
+  const OpenBatch open{scales, workspace, {}};
+  cudaError_t error = launch_row_scales(batch, open, aligned, stream);
   if (error != cudaSuccess) return error;
 
   const ClassSumsArguments a{rows,
                              stride,
-                             pass.at<void>(plan.scales),
+                             part_at<void>(open, plan.scales),
                              groups,
                              static_cast<int32_t>(plan.rows),
                              static_cast<int32_t>(plan.width),
                              static_cast<int32_t>(plan.chunk_rows),
                              aligned,
                              plan.pitch,
-                             pass.at<double>(plan.partials),
+                             part_at<double>(open, plan.partials),
                              to};
   error = with_element(plan.scalar, [&]<typename T>() { return launch<T>(a, plan, stream); });
   if (error != cudaSuccess || plan.chunks == 1 || plan.width == 0) return error;

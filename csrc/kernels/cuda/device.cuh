@@ -39,6 +39,25 @@ __device__ __forceinline__ uint16_t float_to_half_bits(float value) {
   return half;
 }
 
+// 16 bytes from global to shared memory, under way until wait_for_copies; no register holds them meanwhile.
+// Devices before sm_80 do it at once.
+__device__ __forceinline__ void copy_async(uint4* shared, const uint4* global) {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;"
+               :
+               : "r"(static_cast<unsigned>(__cvta_generic_to_shared(shared))), "l"(global)
+               : "memory");
+#else
+  *shared = *global;
+#endif
+}
+// All that this thread has begun to copy is there, for this thread.
+__device__ __forceinline__ void wait_for_copies() {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.wait_all;" : : : "memory");
+#endif
+}
+
 }  // namespace tfc::cuda
 
 #define TFC_DYNAMIC_SHARED(type, name)                \

@@ -146,9 +146,30 @@ __device__ __forceinline__ uint4 gate_through(const uint4& feature, const uint4&
   return out;
 }
 
-// Open gates, in one byte per element.
+// 0xffff for each of the two elements that is greater than 0.
 template <typename T>
-struct GateBytes {
+__device__ __forceinline__ uint32_t open_halves(const uint4& piece, int w) {
+  return (Element<T>::value(piece, 2 * w) > 0 ? 0xffffu : 0u) |
+         (Element<T>::value(piece, 2 * w + 1) > 0 ? 0xffff0000u : 0u);
+}
+#if __CUDA_ARCH__ >= 900  // in one instruction
+template <>
+__device__ __forceinline__ uint32_t open_halves<Half>(const uint4& piece, int w) {
+  uint32_t mask;
+  asm("set.gt.u32.f16x2 %0, %1, %2;" : "=r"(mask) : "r"(word(piece, w)), "r"(0u));
+  return mask;
+}
+template <>
+__device__ __forceinline__ uint32_t open_halves<BFloat16>(const uint4& piece, int w) {
+  uint32_t mask;
+  asm("set.gt.u32.bf16x2 %0, %1, %2;" : "=r"(mask) : "r"(word(piece, w)), "r"(0u));
+  return mask;
+}
+#endif
+
+// How often each element of a piece was open, up to 255 times; four to a word.
+template <typename T>
+struct GateCounts {
   static constexpr int kWords = (kPiece<T> + 3) / 4;
   uint32_t words[kWords];
 
@@ -156,21 +177,78 @@ struct GateBytes {
 #pragma unroll
     for (int w = 0; w < kWords; ++w) words[w] = 0;
   }
-  // Up to 255 times.
   __device__ __forceinline__ void count(const uint4& feature) {
 #pragma unroll
     for (int i = 0; i < kPiece<T>; ++i) {
-      words[i / 4] += (Element<T>::value(feature, i) > 0 ? 1u : 0u) << (i % 4 * 8);
+      if (Element<T>::value(feature, i) > 0) words[i / 4] += 1u << (i % 4 * 8);
     }
+  }
+  // Counts; gives the gradient behind the gates of a feature that has no NaN.
+  __device__ __forceinline__ uint4 pass(const uint4& feature, const uint4& gradient) {
+    uint4 out = {0, 0, 0, 0};
+#pragma unroll
+    for (int i = 0; i < kPiece<T>; ++i) {
+      const bool open = Element<T>::value(feature, i) > 0;
+      if (open) words[i / 4] += 1u << (i % 4 * 8);
+      Element<T>::put(out, i, open ? Element<T>::bits(gradient, i) : 0);
+    }
+    return out;
   }
   __device__ __forceinline__ int32_t of(int i) const {
     return static_cast<int32_t>(words[i / 4] >> (i % 4 * 8) & 255u);
   }
+  // Four elements, one byte each.
+  __device__ __forceinline__ uint32_t bytes(int w) const { return words[w]; }
 };
 
-// Whether every row begins at a multiple of 16 bytes.
+// The same of two-byte elements, two to a word: a word is the sum of masks of 32 bits, each of which counts
+// -1 in the halves of open elements, the lower half borrowing from the upper one.
+template <typename T>
+struct HalfGateCounts {
+  static constexpr int kWords = kPiece<T> / 2;
+  uint32_t words[kWords];
+
+  __device__ __forceinline__ void clear() {
+#pragma unroll
+    for (int w = 0; w < kWords; ++w) words[w] = 0;
+  }
+  __device__ __forceinline__ void count(const uint4& feature) {
+#pragma unroll
+    for (int w = 0; w < kWords; ++w) words[w] += open_halves<T>(feature, w);
+  }
+  __device__ __forceinline__ uint4 pass(const uint4& feature, const uint4& gradient) {
+    uint4 out;
+#pragma unroll
+    for (int w = 0; w < kWords; ++w) {
+      const uint32_t open = open_halves<T>(feature, w);
+      words[w] += open;
+      word(out, w) = word(gradient, w) & open;
+    }
+    return out;
+  }
+  // Of a word's two elements, the first in the lower half.
+  __device__ __forceinline__ uint32_t pair(int w) const {
+    const uint32_t first = (0u - words[w]) & 0xffffu;
+    const uint32_t second = (first - ((words[w] + first) >> 16)) & 0xffffu;
+    return first | second << 16;
+  }
+  __device__ __forceinline__ int32_t of(int i) const {
+    return static_cast<int32_t>(pair(i / 2) >> (i % 2 * 16) & 0xffffu);
+  }
+  __device__ __forceinline__ uint32_t bytes(int w) const {
+    const uint32_t low = pair(2 * w), high = pair(2 * w + 1);
+    return (low & 255u) | (low >> 8 & 0xff00u) | (high & 255u) << 16 | (high >> 8 & 0xff00u) << 16;
+  }
+};
+template <>
+struct GateCounts<Half> : HalfGateCounts<Half> {};
+template <>
+struct GateCounts<BFloat16> : HalfGateCounts<BFloat16> {};
+
+// Whether every row begins at a multiple of 16 bytes, and less than 2^32 of them after the one before.
 inline bool is_aligned(const void* rows, int64_t stride, int64_t element_bytes) {
-  return reinterpret_cast<uintptr_t>(rows) % 16 == 0 && stride * element_bytes % 16 == 0;
+  const int64_t bytes = stride * element_bytes;
+  return reinterpret_cast<uintptr_t>(rows) % 16 == 0 && bytes % 16 == 0 && bytes >= 0 && bytes >> 32 == 0;
 }
 
 // launch.operator()<T>() with the type of the elements.

@@ -1,7 +1,8 @@
 // The CUDA kernels as the border to torch calls them: plain pointers to device memory, sizes, a stream.
 // Nothing here waits for the device or allocates.
 //
-// A batch takes two launches (three if the rows are long, see plan.h), a step one, grouping labels one.
+// The rows of a batch take one launch (two if they are long, see plan.h), the sums of up to kBatchesAtOnce
+// batches one, the end of a step one, grouping labels one.
 #pragma once
 
 #ifdef TFC_CUDA_EMULATION
@@ -48,9 +49,18 @@ struct Results {
   int64_t* unit_counts = nullptr;  // [2] units open in no row, in every row; may be null
 };
 
-// Measures one batch; `workspace`: plan.workspace_bytes, 16-byte aligned, its content does not matter.
-cudaError_t measure(const Batch& batch, const Plan& plan, void* workspace, const Results& results,
-                    cudaStream_t stream);
+// A batch whose rows have been walked. What they have left lies in the workspace (plan.workspace_bytes,
+// 16-byte aligned, its content does not matter before), until sum_up has put it together.
+struct OpenBatch {
+  Plan plan;
+  void* workspace;
+  Results results;
+};
+
+// The first half of measuring a batch: all that reads its rows.
+cudaError_t walk_rows(const Batch& batch, const OpenBatch& open, cudaStream_t stream);
+// The second half, of several batches; no two of one site.
+cudaError_t sum_up(const OpenBatch* batches, int64_t count, cudaStream_t stream);
 
 // -> out [6]: cosine all, within, between; valid rows, zero rows, non-finite rows.
 cudaError_t write_mean_cosine(const BatchSums* site, bool labelled, double* out, cudaStream_t stream);

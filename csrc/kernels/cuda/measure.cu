@@ -1,4 +1,4 @@
-// Cuts a batch up and sends it through the passes. No kernels here.
+// Cuts a batch up and sends its rows through the passes. No kernels here.
 #include "partials.cuh"
 #include "row_pass.cuh"
 
@@ -16,7 +16,8 @@ int64_t row_pass_bytes(const Plan& plan) {
   const int elements = static_cast<int>(16 / plan.scalar_bytes());
   const int cells =
       plan.labelled ? inner_cells(plan.tensors(), plan.pieces, elements, plan.cosines(), plan.counts()) : 0;
-  return row_pass_shared_bytes(plan.threads, plan.tensors() * plan.rows_at_once, cells);
+  const int rows = plan.tensors() * plan.rows_at_once;
+  return row_pass_shared_bytes(plan.threads, rows * plan.pieces, rows, cells);
 }
 
 struct Shape {
@@ -62,15 +63,21 @@ Plan make_plan(Job job, Scalar scalar, int64_t rows, int64_t width, bool labelle
     plan.pieces = 1;
     plan.rows_at_once = 4;
     plan.threads = static_cast<int>(std::clamp<int64_t>(divide_up(pieces, 32) * 32, 32, kThreads));
+    while ((plan.shared_bytes = row_pass_bytes(plan)) > device.shared_bytes) {
+      plan.threads = plan.threads / 64 * 32;
+    }
     plan.tiles = std::max<int64_t>(1, divide_up(pieces, plan.threads));
-    plan.shared_bytes = row_pass_bytes(plan);
   }
   const int64_t resident =
       std::clamp<int64_t>(kResidentThreads / plan.threads, 1, 8) * device.multiprocessors;
-  const int64_t wanted = divide_up(plan.fused ? resident : 2 * resident, plan.tiles);
-  // By half as much again a chunk may grow: then it has 32 * rows_at_once rows.
-  const int64_t most = int64_t{64} * plan.rows_at_once / 3;
-  plan.chunk_rows = std::clamp(divide_up(rows, wanted), kLeastChunkRows, most);
+  const int64_t at_once = std::max<int64_t>(1, (plan.fused ? resident : 2 * resident) / plan.tiles);
+  // With what it may grow by, a chunk has at most 32 * rows_at_once rows.
+  const int64_t most = int64_t{32} * plan.rows_at_once * kSmallClass / (kSmallClass + 1);
+  // As many as run at a time, or several times as many, so that all end together.
+  const int64_t times = divide_up(rows, at_once * most);
+  const int64_t wanted = divide_up(rows, at_once * std::max<int64_t>(1, times));
+  plan.chunk_rows = std::clamp(divide_up(wanted, plan.rows_at_once) * plan.rows_at_once, kLeastChunkRows,
+                               most / plan.rows_at_once * plan.rows_at_once);
   plan.chunks = std::max<int64_t>(1, divide_up(rows, plan.chunk_rows));
   plan.pitch = divide_up(width, 8) * 8;
 
@@ -92,7 +99,7 @@ Plan make_plan(Job job, Scalar scalar, int64_t rows, int64_t width, bool labelle
   plan.tile_totals = reserve(plan.chunks * plan.tiles * static_cast<int64_t>(sizeof(TileTotals)));
   plan.chunk_totals = reserve(plan.chunks * static_cast<int64_t>(sizeof(ChunkTotals)));
   plan.column_totals =
-      reserve(std::max<int64_t>(1, divide_up(width, 32)) * static_cast<int64_t>(sizeof(ColumnTotals)));
+      reserve(kQuantities * plan.column_blocks() * static_cast<int64_t>(sizeof(ColumnTotals)));
   plan.blocks_ended = reserve(sizeof(unsigned));
   plan.admission = reserve(sizeof(Admission));
   plan.workspace_bytes = bytes;
@@ -105,8 +112,8 @@ constexpr int64_t kMostRows = (int64_t{1} << 31) - (1 << 16);  // positions are 
 
 }  // namespace
 
-cudaError_t measure(const Batch& batch, const Plan& plan, void* workspace, const Results& results,
-                    cudaStream_t stream) {
+cudaError_t walk_rows(const Batch& batch, const OpenBatch& open, cudaStream_t stream) {
+  const Plan& plan = open.plan;
   if (plan.rows > kMostRows || plan.width > kMostRows) return cudaErrorInvalidValue;
   const int64_t bytes = plan.scalar_bytes();
   bool aligned = is_aligned(batch.feature, batch.feature_stride, bytes);
@@ -114,14 +121,11 @@ cudaError_t measure(const Batch& batch, const Plan& plan, void* workspace, const
   if (plan.job == Job::kReluBackward) {
     aligned = aligned && is_aligned(batch.grad_in, batch.grad_in_stride, bytes);
   }
-  const Pass pass{batch, plan, static_cast<char*>(workspace), aligned};
   if (plan.cosines() && !plan.fused) {
-    const cudaError_t error = launch_row_scales(pass, stream);
+    const cudaError_t error = launch_row_scales(batch, open, aligned, stream);
     if (error != cudaSuccess) return error;
   }
-  const cudaError_t error = launch_row_pass(pass, results, stream);
-  if (error != cudaSuccess) return error;
-  return launch_column_pass(pass, results, stream);
+  return launch_row_pass(batch, open, aligned, stream);
 }
 
 }  // namespace tfc::cuda

@@ -49,10 +49,13 @@ struct TileTotals {
   int64_t disagree;
 };
 
-// Over the columns of one block of the column pass.
+// What is counted of units.
+enum UnitCount : int { kOpen, kDisagreeAll, kDisagreeWithin, kDead, kAlwaysOn, kUnitCounts };
+
+// Over the columns of one block of the column pass: the first two of a tensor, or the counts of the gates.
 struct ColumnTotals {
-  double all[2], within[2];
-  int64_t open, disagree_all, disagree_within, dead, always_on;
+  double all, within;
+  int64_t counts[kUnitCounts];
 };
 
 // What the row pass has found before anything of the batch is written: whether it may be recorded, and where
@@ -62,35 +65,57 @@ struct Admission {
   int64_t records;
 };
 
-// Sums of one unit.
-struct UnitSum {
+// Sums of neighbouring units.
+struct UnitSums {
   struct Closed {
-    double all = 0, within = 0;
+    double all[kUnitsPerLane] = {}, within = 0;
     __device__ void add(const Closed& other) {
-      all += other.all;
+#pragma unroll
+      for (int i = 0; i < kUnitsPerLane; ++i) all[i] += other.all[i];
       within += other.within;
     }
   };
-  double sum = 0;
-  __device__ void add(const UnitSum& other) { sum += other.sum; }
-  __device__ Closed close() const { return {sum, sum * sum}; }
+  double sum[kUnitsPerLane] = {};
+  __device__ void add(const UnitSums& other) {
+#pragma unroll
+    for (int i = 0; i < kUnitsPerLane; ++i) sum[i] += other.sum[i];
+  }
+  __device__ Closed close() const {
+    Closed closed;
+#pragma unroll
+    for (int i = 0; i < kUnitsPerLane; ++i) {
+      closed.all[i] = sum[i];
+      closed.within += sum[i] * sum[i];
+    }
+    return closed;
+  }
 };
 
-// Rows in which one unit is open.
+// Rows in which neighbouring units are open.
 struct OpenRows {
   struct Closed {
-    int64_t open = 0, disagree = 0;
+    int64_t open[kUnitsPerLane] = {}, disagree = 0;
     __device__ void add(const Closed& other) {
-      open += other.open;
+#pragma unroll
+      for (int i = 0; i < kUnitsPerLane; ++i) open[i] += other.open[i];
       disagree += other.disagree;
     }
   };
-  int64_t open = 0, rows = 0;
+  int64_t open[kUnitsPerLane] = {}, rows = 0;
   __device__ void add(const OpenRows& other) {
-    open += other.open;
+#pragma unroll
+    for (int i = 0; i < kUnitsPerLane; ++i) open[i] += other.open[i];
     rows += other.rows;
   }
-  __device__ Closed close() const { return {open, open * (open - rows)}; }
+  __device__ Closed close() const {
+    Closed closed;
+#pragma unroll
+    for (int i = 0; i < kUnitsPerLane; ++i) {
+      closed.open[i] = open[i];
+      closed.disagree += open[i] * (open[i] - rows);
+    }
+    return closed;
+  }
 };
 
 // Rows and valid rows of classes.

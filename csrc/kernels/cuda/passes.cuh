@@ -5,20 +5,14 @@
 
 namespace tfc::cuda {
 
-struct Pass {
-  const Batch& batch;
-  const Plan& plan;
-  char* workspace;
-  bool aligned;  // every row of every tensor begins at a multiple of 16 bytes
+// A part of a workspace.
+template <typename T>
+T* part_at(const OpenBatch& open, int64_t offset) {
+  return reinterpret_cast<T*>(static_cast<char*>(open.workspace) + offset);
+}
 
-  template <typename T>
-  T* at(int64_t offset) const {
-    return reinterpret_cast<T*>(workspace + offset);
-  }
-};
-
-cudaError_t launch_row_scales(const Pass& pass, cudaStream_t stream);
-cudaError_t launch_row_pass(const Pass& pass, const Results& results, cudaStream_t stream);
-cudaError_t launch_column_pass(const Pass& pass, const Results& results, cudaStream_t stream);
+// `aligned`: every row of every tensor begins at a multiple of 16 bytes.
+cudaError_t launch_row_scales(const Batch& batch, const OpenBatch& open, bool aligned, cudaStream_t stream);
+cudaError_t launch_row_pass(const Batch& batch, const OpenBatch& open, bool aligned, cudaStream_t stream);
 
 }  // namespace tfc::cuda

@@ -55,9 +55,26 @@ struct Plan {
   bool counts() const { return job != Job::kCosine; }
   int64_t sum_bytes() const { return scalar == Scalar::kFloat64 ? 8 : 4; }
   int64_t scalar_bytes() const { return bytes_of(scalar); }
+  int64_t column_blocks() const;  // of the column pass, for each quantity
 };
 
-constexpr int kColumnThreads = 512;  // of the column pass: 32 columns, 16 ranges of chunks
+// What a block of the column pass puts together.
+enum Quantity : int { kFeatureSums, kGradientSums, kGateCounts, kQuantities };
+
+// Batches of one launch of the column pass.
+constexpr int kBatchesAtOnce = 16;
+
+// A class of at most chunk_rows / kSmallClass rows is not cut; by as much a chunk may grow.
+constexpr int kSmallClass = 8;
+
+// A block of the column pass: 8 warps take 8 ranges of chunks; a lane has 4 columns.
+constexpr int kColumnThreads = 256;
+constexpr int kUnitsPerLane = 4;
+constexpr int kColumnsPerBlock = 32 * kUnitsPerLane;
+
+inline int64_t Plan::column_blocks() const {
+  return width <= kColumnsPerBlock ? 1 : (width + kColumnsPerBlock - 1) / kColumnsPerBlock;
+}
 
 Plan make_plan(Job job, Scalar scalar, int64_t rows, int64_t width, bool labelled, const Device& device);
 

@@ -4,26 +4,30 @@
 namespace tfc::cuda {
 namespace {
 
-// The scales of the rows at hand, and the book that thread 0 keeps of their norms.
+// The scales of the rows at hand.
 template <typename T, int kTensors, int kRows>
 struct Scales {
   using Sum = typename Element<T>::Sum;
   Sum scale[kTensors][kRows];
   unsigned kinds;      // two bits each
   unsigned nonfinite;  // one bit per row
+  bool plain;          // kRows rows, all of them finite, of which `scale` alone makes unit rows
 
-  __device__ __forceinline__ void clear() {
+  __device__ __forceinline__ void clear(bool all_rows) {
     kinds = nonfinite = 0;
+    plain = all_rows;
 #pragma unroll
     for (int t = 0; t < kTensors; ++t) {
 #pragma unroll
       for (int r = 0; r < kRows; ++r) scale[t][r] = 0;
     }
   }
+  // Thread 0 keeps a book of the norms.
   __device__ __forceinline__ void set(int t, int r, const RowScale<Sum>& row, ChunkTotals& totals) {
     scale[t][r] = row.scale;
     kinds |= static_cast<unsigned>(row.kind) << (2 * (t * kRows + r));
     if (row.norm != row.norm) nonfinite |= 1u << r;
+    plain = plain && row.scale != 0 && row.kind == kUsual;
     if (threadIdx.x != 0) return;
     if (row.scale != 0) {
       ++totals.valid[t];
@@ -37,12 +41,21 @@ struct Scales {
   }
 };
 
-// From the pieces that the block holds.
+// What is not yet in the totals, of rows that were plain.
+struct PlainRows {
+  int32_t count = 0;
+  int32_t of_class = 0;     // of the class at hand
+  double norm_of_lane = 0;  // sum of the norms of the rows that fell to this lane
+};
+
+// From the pieces that the block holds. Where all rows are finite and their norms of a usual size, each lane
+// finds the scale of one row and adds up its norms, and the book of thread 0 waits for the end of the chunk.
 template <typename T, int kTensors, int kPieces, int kRows>
 __device__ __forceinline__ void find_scales(const uint4 (&piece)[kTensors][kRows][kPieces],
                                             const RowPassShared& shared, int count, int turn,
-                                            Scales<T, kTensors, kRows>& scales) {
-  float squares[kTensors * kRows];
+                                            Scales<T, kTensors, kRows>& scales, PlainRows& plain_rows) {
+  constexpr int kValues = kTensors * kRows;
+  float squares[kValues];
 #pragma unroll
   for (int t = 0; t < kTensors; ++t) {
 #pragma unroll
@@ -59,12 +72,26 @@ __device__ __forceinline__ void find_scales(const uint4 (&piece)[kTensors][kRows
       squares[t * kRows + r] = sum[0] + sum[1];
     }
   }
-  block_sums<kTensors * kRows>(squares, shared.squares, turn);
+  const float mine = block_sums<kValues>(squares, shared.squares, turn);
+  if (__ballot_sync(kFullWarp, is_in_range(mine)) == kFullWarp) {  // rows that are not there are zero
+    const RowScale<float> row = scale_in_range(mine);
+    plain_rows.norm_of_lane += row.norm;
+    plain_rows.count += kRows;
+#pragma unroll
+    for (int t = 0; t < kTensors; ++t) {
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) {
+        scales.scale[t][r] = __shfl_sync(kFullWarp, row.scale, lane_of_value<kValues>(t * kRows + r));
+      }
+    }
+    return;
+  }
+  scales.plain = false;
 #pragma unroll
   for (int t = 0; t < kTensors; ++t) {
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
-      const float sum = squares[t * kRows + r];
+      const float sum = __shfl_sync(kFullWarp, mine, lane_of_value<kValues>(t * kRows + r));
       if (r >= count) continue;
       if (is_in_range(sum)) {
         scales.set(t, r, scale_in_range(sum), *shared.totals);
@@ -84,7 +111,27 @@ __device__ __forceinline__ void find_scales(const uint4 (&piece)[kTensors][kRows
   }
 }
 
-// sum += unit rows from ... upto - 1 of those at hand, added up before they join the sum.
+// sum += unit rows, all of which are plain, added up before they join the sum.
+template <typename T, int kTensors, int kPieces, int kRows>
+__device__ __forceinline__ void add_plain_rows(
+    const uint4 (&piece)[kTensors][kRows][kPieces], const Scales<T, kTensors, kRows>& scales,
+    typename Element<T>::Sum (&sum)[kTensors][kPieces * kPiece<T>]) {
+#pragma unroll
+  for (int t = 0; t < kTensors; ++t) {
+#pragma unroll
+    for (int p = 0; p < kPieces; ++p) {
+#pragma unroll
+      for (int i = 0; i < kPiece<T>; ++i) {
+        typename Element<T>::Sum block = 0;
+#pragma unroll
+        for (int r = 0; r < kRows; ++r) block += Element<T>::value(piece[t][r][p], i) * scales.scale[t][r];
+        sum[t][p * kPiece<T> + i] += block;
+      }
+    }
+  }
+}
+
+// The same of rows from ... upto - 1 of any sort.
 template <typename T, int kTensors, int kPieces, int kRows>
 __device__ __forceinline__ void add_unit_rows(
     const uint4 (&piece)[kTensors][kRows][kPieces], const Scales<T, kTensors, kRows>& scales, int from,
@@ -115,6 +162,19 @@ __device__ __forceinline__ void add_unit_rows(
   }
 }
 
+// A piece of grad_in, if there is one and the column exists.
+template <typename T>
+__device__ __forceinline__ void store_grad_in(const RowPassArguments& a, int32_t row, int32_t column,
+                                              const uint4& gradient) {
+  if (a.grad_in == nullptr || column >= a.width) return;
+  store_piece(static_cast<T*>(a.grad_in) + row * a.grad_in_stride, column, a.width, a.aligned, gradient);
+}
+
+// Bytes before a row, in one instruction with the address that they are added to.
+__device__ __forceinline__ uint64_t at_row(int32_t row, uint32_t pitch) {
+  return static_cast<uint64_t>(static_cast<uint32_t>(row)) * pitch;
+}
+
 // Of the blocks that are not fused, two share a multiprocessor; left to itself the compiler takes all
 // registers for one.
 template <typename T, Job kJob, bool kFused, int kPieces, int kRows, int kMaxThreads>
@@ -124,7 +184,7 @@ __global__ void __launch_bounds__(kMaxThreads, kFused ? 1 : 2) row_pass(const Ro
   constexpr int kTensors = kJob == Job::kPair ? 2 : 1;
   using Sum = typename Element<T>::Sum;
   TFC_DYNAMIC_SHARED(char, memory);
-  const RowPassShared shared(memory, kTensors * kRows);
+  const RowPassShared shared(memory, kTensors * kRows * kPieces, kTensors * kRows);
   const bool leads = threadIdx.x == 0;
   ChunkTotals& totals = *shared.totals;  // only thread 0 looks at it
   if (leads) totals = ChunkTotals{};
@@ -134,17 +194,25 @@ __global__ void __launch_bounds__(kMaxThreads, kFused ? 1 : 2) row_pass(const Ro
     store(a.admission, admit(a.results, a.groups.class_ptr != nullptr, labelled, a.rows, a.width));
   }
 
-  const int32_t begin = move_to_class(a, labelled, blockIdx.x * int64_t{a.chunk_rows});
-  const int32_t end = move_to_class(a, labelled, (blockIdx.x + int64_t{1}) * a.chunk_rows);
+  const Cut first = cut_at(a, labelled, blockIdx.x * int64_t{a.chunk_rows});
+  const int32_t begin = first.position;
+  const int32_t end = cut_at(a, labelled, (blockIdx.x + int64_t{1}) * a.chunk_rows).position;
   ColumnSums<T, kCosines, kCounts, kTensors, kPieces> sums;
   sums.clear();
-  ClassSpan span{begin, begin};
-  if (begin < end) span = class_at(a.groups, labelled, a.rows, begin);
+  ClassSpan span = begin < end ? first.span : ClassSpan{begin, begin};
   int32_t flags = begin < end && span.begin == begin ? kSplit : 0;
   int turn = 0;
+  PlainRows plain_rows;
+  const auto count_class = [&] {
+    if (leads) {
+      for (int t = 0; t < kTensors; ++t) totals.tail_valid[t] += plain_rows.of_class;
+    }
+    plain_rows.of_class = 0;
+  };
 
   // The class at hand has ended: it is the head, or lies wholly inside.
   const auto close_class = [&] {
+    count_class();
     if (span.begin < begin) {
       store_partial(a, kHeadSlot, sums);
       sums.clear();
@@ -168,58 +236,85 @@ __global__ void __launch_bounds__(kMaxThreads, kFused ? 1 : 2) row_pass(const Ro
     span = span.end < end ? class_at(a.groups, labelled, a.rows, span.end) : ClassSpan{span.end, span.end};
   };
 
-  for (int32_t position = begin; position < end; position += kRows, turn ^= 1) {
-    const int count = end - position < kRows ? end - position : kRows;
-    uint4 piece[kTensors][kRows][kPieces];
-    int64_t row[kRows];
+  // Where the rows of the block begin for this thread, if each of its pieces is 16 aligned bytes.
+  const bool whole = a.aligned && column_of<T, kPieces>(kPieces - 1) + kPiece<T> <= a.width;
+  const int64_t first_byte = column_of<T, kPieces>(0) * int64_t{sizeof(T)};
+  const char* const from_tensor[2] = {static_cast<const char*>(a.feature) + first_byte,
+                                      static_cast<const char*>(a.gradient) + first_byte};
+  const int32_t bytes_apart = static_cast<int32_t>(16 * blockDim.x);  // of two pieces
+  int32_t next_row[kRows];
+  const auto find_next_rows = [&](int32_t position) {
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
-      row[r] = position + r;
-      if (r < count && labelled) row[r] = load(a.groups.order + row[r]);
-    }
-    const auto load_rows = [&](int p, int32_t column, bool aligned) {
-#pragma unroll
-      for (int r = 0; r < kRows; ++r) {
-        piece[0][r][p] = {0, 0, 0, 0};
-        if constexpr (kTensors == 2) piece[1][r][p] = {0, 0, 0, 0};
-        if (r >= count || column >= a.width) continue;
-        piece[0][r][p] = load_piece(static_cast<const T*>(a.feature) + row[r] * a.feature_stride, column,
-                                    a.width, aligned);
-        if constexpr (kTensors == 2) {
-          piece[1][r][p] = load_piece(static_cast<const T*>(a.gradient) + row[r] * a.gradient_stride, column,
-                                      a.width, aligned);
-        }
-      }
-    };
-#pragma unroll
-    for (int p = 0; p < kPieces; ++p) {
-      const int32_t column = column_of<T, kPieces>(p);
-      // One branch for all rows, so that their loads are under way at the same time.
-      if (a.aligned && column + kPiece<T> <= a.width) {
-        load_rows(p, column, true);
-      } else {
-        load_rows(p, column, false);
+      next_row[r] = position + r;
+      if (labelled && position + r < end) {
+        next_row[r] = static_cast<int32_t>(load(a.groups.order + position + r));
       }
     }
-    if constexpr (kTensors == 2) {
-      if (a.grad_in != nullptr) {
+  };
+  // The next rows begin to come, the first of which is at `position`; what is not there is zero.
+  const auto load_next_rows = [&](int32_t position) {
+    if (position >= end) return;
+    const bool all = whole && position + kRows <= end;
+    if (all) {
+#pragma unroll
+      for (int t = 0; t < kTensors; ++t) {
 #pragma unroll
         for (int r = 0; r < kRows; ++r) {
+          const char* row = from_tensor[t] + at_row(next_row[r], a.pitches[t]);
 #pragma unroll
           for (int p = 0; p < kPieces; ++p) {
-            const int32_t column = column_of<T, kPieces>(p);
-            if (r >= count || column >= a.width) continue;
-            store_piece(static_cast<T*>(a.grad_in) + row[r] * a.grad_in_stride, column, a.width, a.aligned,
-                        gate_through<T>(piece[0][r][p], piece[1][r][p]));
+            copy_async(&shared.coming_piece((t * kRows + r) * kPieces + p),
+                       reinterpret_cast<const uint4*>(row + p * bytes_apart));
           }
         }
       }
+      return;
     }
+#pragma unroll
+    for (int t = 0; t < kTensors; ++t) {
+      const T* tensor = static_cast<const T*>(t == 0 ? a.feature : a.gradient);
+      const int64_t stride = t == 0 ? a.feature_stride : a.gradient_stride;
+#pragma unroll 1
+      for (int r = 0; r < kRows; ++r) {
+        for (int p = 0; p < kPieces; ++p) {
+          const int32_t column = column_of<T, kPieces>(p);
+          uint4 piece = {0, 0, 0, 0};
+          if (position + r < end && column < a.width) {
+            const int64_t row = labelled ? load(a.groups.order + position + r) : position + r;
+            piece = load_piece(tensor + row * stride, column, a.width, a.aligned);
+          }
+          shared.coming_piece((t * kRows + r) * kPieces + p) = piece;
+        }
+      }
+    }
+  };
+
+  find_next_rows(begin);
+  load_next_rows(begin);
+  for (int32_t position = begin; position < end; position += kRows, turn ^= 1) {
+    const int count = end - position < kRows ? end - position : kRows;
+    uint4 piece[kTensors][kRows][kPieces];
+    int32_t row[kRows];
+    wait_for_copies();
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      row[r] = next_row[r];
+#pragma unroll
+      for (int t = 0; t < kTensors; ++t) {
+#pragma unroll
+        for (int p = 0; p < kPieces; ++p) {
+          piece[t][r][p] = shared.coming_piece((t * kRows + r) * kPieces + p);
+        }
+      }
+    }
+    find_next_rows(position + kRows);
+    load_next_rows(position + kRows);
 
     Scales<T, kTensors, kRows> scales;
-    if constexpr (kCosines) scales.clear();
+    if constexpr (kCosines) scales.clear(count == kRows);
     if constexpr (kFused && kCosines) {
-      find_scales<T, kTensors, kPieces, kRows>(piece, shared, count, turn, scales);
+      find_scales<T, kTensors, kPieces, kRows>(piece, shared, count, turn, scales, plain_rows);
     } else if constexpr (kCosines) {
 #pragma unroll
       for (int t = 0; t < kTensors; ++t) {
@@ -233,14 +328,76 @@ __global__ void __launch_bounds__(kMaxThreads, kFused ? 1 : 2) row_pass(const Ro
     if constexpr (kCosines) {
       if (leads) totals.nonfinite += __popc(scales.nonfinite);
     }
+    bool plain = false;  // and of one class
+    if constexpr (kCosines) plain = scales.plain && span.end - position >= kRows;
+
+    if constexpr (kCosines) {
+      if (plain) {
+        if constexpr (kTensors == 2) {
+          const auto pass_gradients = [&](const auto& store_passed) {
+#pragma unroll
+            for (int r = 0; r < kRows; ++r) {
+#pragma unroll
+              for (int p = 0; p < kPieces; ++p) {
+                store_passed(r, p, sums.open[p].pass(piece[0][r][p], piece[1][r][p]));
+              }
+            }
+          };
+          if (whole && a.grad_in != nullptr) {
+            char* to_tensor = static_cast<char*>(a.grad_in) + first_byte;
+            pass_gradients([&](int r, int p, const uint4& passed) {
+              char* at = to_tensor + at_row(row[r], a.pitches[2]) + p * bytes_apart;
+              store(reinterpret_cast<uint4*>(at), passed);
+            });
+          } else {
+            pass_gradients([&](int r, int p, const uint4& passed) {
+              store_grad_in<T>(a, row[r], column_of<T, kPieces>(p), passed);
+            });
+          }
+        } else if constexpr (kCounts) {
+#pragma unroll
+          for (int r = 0; r < kRows; ++r) {
+#pragma unroll
+            for (int p = 0; p < kPieces; ++p) sums.open[p].count(piece[0][r][p]);
+          }
+        }
+        add_plain_rows<T, kTensors, kPieces, kRows>(piece, scales, sums.sum);
+        if constexpr (kFused) plain_rows.of_class += kRows;
+      }
+    }
+    if constexpr (kTensors == 2) {
+      if (!plain) {
+#pragma unroll
+        for (int r = 0; r < kRows; ++r) {
+#pragma unroll
+          for (int p = 0; p < kPieces; ++p) {
+            if (r >= count) continue;
+            store_grad_in<T>(a, row[r], column_of<T, kPieces>(p),
+                             gate_through<T>(piece[0][r][p], piece[1][r][p]));
+          }
+        }
+      }
+    }
 
     // Class by class.
     for (int from = 0; from < count;) {
       const int32_t left = span.end - position;
       const int upto = left < count ? left : count;
+      if (!plain) {
+        if constexpr (kCosines) {
+          add_unit_rows<T, kTensors, kPieces, kRows>(piece, scales, from, upto, sums.sum);
+        }
+        if constexpr (kCounts) {
+#pragma unroll
+          for (int r = 0; r < kRows; ++r) {
+            if (r < from || r >= upto) continue;
+#pragma unroll
+            for (int p = 0; p < kPieces; ++p) sums.open[p].count(piece[0][r][p]);
+          }
+        }
+      }
       if constexpr (kCosines) {
-        add_unit_rows<T, kTensors, kPieces, kRows>(piece, scales, from, upto, sums.sum);
-        if (leads) {
+        if (leads && !(kFused && plain)) {
 #pragma unroll
           for (int t = 0; t < kTensors; ++t) {
 #pragma unroll
@@ -250,19 +407,27 @@ __global__ void __launch_bounds__(kMaxThreads, kFused ? 1 : 2) row_pass(const Ro
           }
         }
       }
-      if constexpr (kCounts) {
-#pragma unroll
-        for (int r = 0; r < kRows; ++r) {
-          if (r < from || r >= upto) continue;
-#pragma unroll
-          for (int p = 0; p < kPieces; ++p) sums.open[p].count(piece[0][r][p]);
-        }
-      }
       if (left <= count) close_class();
       from = upto;
     }
   }
 
+  count_class();
+  if constexpr (kFused && kCosines) {
+#pragma unroll
+    for (int t = 0; t < kTensors; ++t) {
+      double norm = 0;
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) {
+        norm +=
+            __shfl_sync(kFullWarp, plain_rows.norm_of_lane, lane_of_value<kTensors * kRows>(t * kRows + r));
+      }
+      if (leads) {
+        totals.valid[t] += plain_rows.count;
+        totals.norm[t] += norm;
+      }
+    }
+  }
   if (span.begin < end) {  // the last class goes on
     const bool is_head = span.begin < begin;
     store_partial(a, is_head ? kHeadSlot : kTailSlot, sums);
@@ -343,29 +508,31 @@ cudaError_t launch_job(const RowPassArguments& a, const Plan& plan, cudaStream_t
 
 }  // namespace
 
-cudaError_t launch_row_pass(const Pass& pass, const Results& results, cudaStream_t stream) {
-  const Batch& batch = pass.batch;
-  const Plan& plan = pass.plan;
-  const RowPassArguments a{batch.feature,
-                           batch.gradient,
-                           plan.job == Job::kReluBackward ? batch.grad_in : nullptr,
-                           batch.feature_stride,
-                           batch.gradient_stride,
-                           batch.grad_in_stride,
-                           static_cast<int32_t>(plan.rows),
-                           static_cast<int32_t>(plan.width),
-                           static_cast<int32_t>(plan.chunk_rows),
-                           plan.pitch,
-                           batch.groups,
-                           pass.aligned,
-                           {pass.at<void>(plan.scales[0]), pass.at<void>(plan.scales[1])},
-                           {pass.at<void>(plan.sums[0]), pass.at<void>(plan.sums[1])},
-                           pass.at<uint8_t>(plan.gates),
-                           pass.at<TileTotals>(plan.tile_totals),
-                           pass.at<ChunkTotals>(plan.chunk_totals),
-                           pass.at<unsigned>(plan.blocks_ended),
-                           pass.at<Admission>(plan.admission),
-                           results};
+cudaError_t launch_row_pass(const Batch& batch, const OpenBatch& open, bool aligned, cudaStream_t stream) {
+  const Plan& plan = open.plan;
+  const auto pitch_of = [&](int64_t stride) { return static_cast<uint32_t>(stride * plan.scalar_bytes()); };
+  const RowPassArguments a{
+      batch.feature,
+      batch.gradient,
+      plan.job == Job::kReluBackward ? batch.grad_in : nullptr,
+      batch.feature_stride,
+      batch.gradient_stride,
+      batch.grad_in_stride,
+      static_cast<int32_t>(plan.rows),
+      static_cast<int32_t>(plan.width),
+      static_cast<int32_t>(plan.chunk_rows),
+      plan.pitch,
+      batch.groups,
+      aligned,
+      {pitch_of(batch.feature_stride), pitch_of(batch.gradient_stride), pitch_of(batch.grad_in_stride)},
+      {part_at<void>(open, plan.scales[0]), part_at<void>(open, plan.scales[1])},
+      {part_at<void>(open, plan.sums[0]), part_at<void>(open, plan.sums[1])},
+      part_at<uint8_t>(open, plan.gates),
+      part_at<TileTotals>(open, plan.tile_totals),
+      part_at<ChunkTotals>(open, plan.chunk_totals),
+      part_at<unsigned>(open, plan.blocks_ended),
+      part_at<Admission>(open, plan.admission),
+      open.results};
   return with_element(plan.scalar, [&]<typename T>() { return launch_job<T>(a, plan, stream); });
 }
 

@@ -1,16 +1,20 @@
 // The row pass: one block walks one chunk of rows in class order and leaves partial sums. See plan.h.
 //
-//   fused       the block holds whole rows: it loads kRows rows of feature and gradient into registers,
-//               writes grad_in, adds up the squares over the block (one barrier), and adds the unit rows
-//               to the sums of its columns, which stay in registers. Every element is read once.
+//   fused       the block holds whole rows: kRows rows of feature and gradient in registers. It writes
+//               grad_in, adds up the squares over the block (one barrier), and adds the unit rows to the
+//               sums of its columns, which stay in registers. Every element is read once.
 //   not fused   the block holds a tile of the columns, and scales come from row_scales.
+//
+// While kRows rows are worked on, the next ones are on their way to shared memory, so that memory is never
+// idle; a thread waits for its own pieces only.
 //
 // A thread owns the same columns of every row, so sums never leave it; sums over classes that end within
 // the chunk go to shared memory in double, where a thread again only meets its own columns.
 //
 // Traffic: reads feature and gradient once, writes grad_in once; partial rows as told in plan.h; 120 bytes
-// per chunk of totals; order, 8 bytes per row; class_ptr, log2(classes) x 8 bytes per class of a chunk, from
-// cache; the header by each block, and the sums of the site once (see admission.cuh). One launch.
+// per chunk of totals; order, 8 bytes per row; class_ptr, 256 bytes per class of a chunk (more than 31
+// classes: 512), from cache; the header by each block, and the sums of the site once (see admission.cuh). One
+// launch.
 #pragma once
 
 #include "admission.cuh"
@@ -30,6 +34,7 @@ struct RowPassArguments {
   int64_t pitch;
   Groups groups;
   bool aligned;
+  uint32_t pitches[3];        // bytes from row to row, if aligned: of feature, gradient, grad_in
   const void* scales[2];      // [rows] RowScale; not fused
   void* sums[2];              // out: [chunks, kSlots, pitch]
   uint8_t* gates;             // out: [chunks, kSlots, pitch]
@@ -44,62 +49,77 @@ struct ClassSpan {
   int32_t begin, end;  // positions
 };
 
-// The last class that begins at or before `position`; empty classes begin there, too, and come earlier.
-__device__ __forceinline__ int64_t find_class(const Groups& groups, int32_t position) {
-  int64_t low = 0, high = groups.classes;
-  while (high - low > 1) {
-    const int64_t middle = (low + high) / 2;
-    if (load(groups.class_ptr + middle) <= position) {
-      low = middle;
-    } else {
-      high = middle;
-    }
-  }
-  return low;
-}
-
-// The class of the row at `position`. Without labels it is one class that never ends, so that it takes no
-// shared memory even if one chunk has all rows.
+// The class of the row at `position`: the last one that begins at or before it; empty classes begin there,
+// too, and come earlier. A warp looks at 32 class boundaries at once. Without labels it is one class that
+// never ends, so that it takes no shared memory even if one chunk has all rows.
 __device__ __forceinline__ ClassSpan class_at(const Groups& groups, bool labelled, int32_t rows,
                                               int32_t position) {
   if (!labelled) return {0, rows + 1};
-  const int64_t label =
-      groups.label_at != nullptr ? load(groups.label_at + position) : find_class(groups, position);
-  return {static_cast<int32_t>(load(groups.class_ptr + label)),
-          static_cast<int32_t>(load(groups.class_ptr + label + 1))};
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  int64_t low = 0, high = groups.classes;
+  for (;;) {
+    const int64_t step = (high - low + 30) / 31;  // the last lane is at `high`
+    const int64_t wanted = low + lane * step;
+    const int64_t index = wanted < high ? wanted : high;
+    const int32_t begin = static_cast<int32_t>(load(groups.class_ptr + index));
+    const unsigned before = __ballot_sync(kFullWarp, index < high && begin <= position);
+    const int last = before == 0 ? 0 : __popc(before) - 1;
+    if (step == 1) {
+      return {__shfl_sync(kFullWarp, begin, last), __shfl_sync(kFullWarp, begin, last + 1)};
+    }
+    low += last * step;
+    high = low + step < high ? low + step : high;
+  }
 }
 
-// Where the chunk that would begin at `position` begins.
-__device__ __forceinline__ int32_t move_to_class(const RowPassArguments& a, bool labelled, int64_t wanted) {
-  if (wanted >= a.rows) return a.rows;
+// Where a chunk begins, and the class of the row there.
+struct Cut {
+  int32_t position;
+  ClassSpan span;
+};
+
+// The chunk that would begin at `wanted` begins with its class if that is a small one, so that most small
+// classes lie wholly inside a chunk; by an eighth at most chunks differ in their length.
+__device__ __forceinline__ Cut cut_at(const RowPassArguments& a, bool labelled, int64_t wanted) {
+  if (wanted >= a.rows) return {a.rows, {a.rows, a.rows}};
   const int32_t position = static_cast<int32_t>(wanted);
   const ClassSpan span = class_at(a.groups, labelled, a.rows, position);
-  return position - span.begin < a.chunk_rows / 2 ? span.begin : position;
+  const bool is_small = labelled && span.end - span.begin <= a.chunk_rows / kSmallClass;
+  return {is_small ? span.begin : position, span};
 }
 
 // What a thread keeps in shared memory of the classes that lie wholly inside: per tensor the sum of each of
 // its columns and the sum of their squares; disagreements, and the gates of each piece. Cells of 8 bytes.
 constexpr int inner_cells(int tensors, int pieces, int elements, bool cosines, bool counts) {
-  return (cosines ? tensors * (pieces * elements + 1) : 0) + (counts ? 1 + pieces * ((elements + 3) / 4) : 0);
+  const int words = elements == 8 ? 4 : 1;  // GateCounts
+  return (cosines ? tensors * (pieces * elements + 1) : 0) + (counts ? 1 + pieces * words : 0);
 }
 
-inline int64_t row_pass_shared_bytes(int64_t threads, int64_t squares, int64_t cells) {
-  return 32 * static_cast<int64_t>(sizeof(double)) + static_cast<int64_t>(sizeof(ChunkTotals)) +
+// pieces: those of all tensors and rows that a thread has under way.
+inline int64_t row_pass_shared_bytes(int64_t threads, int64_t pieces, int64_t squares, int64_t cells) {
+  return 16 * pieces * threads + 32 * static_cast<int64_t>(sizeof(double)) +
+         static_cast<int64_t>(sizeof(ChunkTotals)) +
          2 * (threads / 32) * squares * static_cast<int64_t>(sizeof(float)) + cells * threads * 8;
 }
 
 // Shared memory of a block, in the order in which it lies there.
 struct RowPassShared {
+  uint4* coming;        // [pieces][threads] of the rows to come; a thread meets its own only
   double* wide;         // [32] for sums of double over the block
   ChunkTotals* totals;  // of thread 0
   float* squares;       // [2][warps][squares]
   char* inner;          // [inner_cells][threads]
 
-  __device__ explicit RowPassShared(char* memory, int num_squares) {
+  __device__ RowPassShared(char* memory, int pieces, int num_squares) {
+    coming = reinterpret_cast<uint4*>(memory);
+    memory += 16 * pieces * static_cast<int>(blockDim.x);
     wide = reinterpret_cast<double*>(memory);
     totals = reinterpret_cast<ChunkTotals*>(memory + 32 * sizeof(double));
     squares = reinterpret_cast<float*>(totals + 1);
     inner = reinterpret_cast<char*>(squares + 2 * (blockDim.x / 32) * num_squares);
+  }
+  __device__ __forceinline__ uint4& coming_piece(int index) const {
+    return coming[index * blockDim.x + threadIdx.x];
   }
   // This thread's cell.
   template <typename Cell>
@@ -117,7 +137,7 @@ struct ColumnSums {
   static constexpr int kDisagree = kCosines ? kWithin + kTensors : 0;
   static constexpr int kInnerOpen = kDisagree + 1;
   Sum sum[kTensors][kColumns];
-  GateBytes<T> open[kPieces];
+  GateCounts<T> open[kPieces];
 
   __device__ __forceinline__ void clear() {
 #pragma unroll
@@ -155,8 +175,8 @@ struct ColumnSums {
           disagree += k * (k - class_rows);
         }
 #pragma unroll
-        for (int w = 0; w < GateBytes<T>::kWords; ++w) {
-          uint32_t& all = shared.cell<uint32_t>(kInnerOpen + p * GateBytes<T>::kWords + w);
+        for (int w = 0; w < GateCounts<T>::kWords; ++w) {
+          uint32_t& all = shared.cell<uint32_t>(kInnerOpen + p * GateCounts<T>::kWords + w);
           all = first ? open[p].words[w] : all + open[p].words[w];
         }
       }
@@ -180,8 +200,8 @@ struct ColumnSums {
 #pragma unroll
       for (int p = 0; p < kPieces; ++p) {
 #pragma unroll
-        for (int w = 0; w < GateBytes<T>::kWords; ++w) {
-          open[p].words[w] = shared.cell<uint32_t>(kInnerOpen + p * GateBytes<T>::kWords + w);
+        for (int w = 0; w < GateCounts<T>::kWords; ++w) {
+          open[p].words[w] = shared.cell<uint32_t>(kInnerOpen + p * GateCounts<T>::kWords + w);
         }
       }
     }
@@ -225,11 +245,11 @@ __device__ __forceinline__ void store_partial(
     if constexpr (kCounts) {
       uint8_t* gates = a.gates + row + column;
       if constexpr (kPiece<T> == 2) {
-        store(reinterpret_cast<uint16_t*>(gates), static_cast<uint16_t>(sums.open[p].words[0]));
+        store(reinterpret_cast<uint16_t*>(gates), static_cast<uint16_t>(sums.open[p].bytes(0)));
       } else {
 #pragma unroll
-        for (int w = 0; w < GateBytes<T>::kWords; ++w) {
-          store(reinterpret_cast<uint32_t*>(gates) + w, sums.open[p].words[w]);
+        for (int w = 0; w < kPiece<T> / 4; ++w) {
+          store(reinterpret_cast<uint32_t*>(gates) + w, sums.open[p].bytes(w));
         }
       }
     }

@@ -79,14 +79,14 @@ cudaError_t launch(const RowScalesArguments& a, const Plan& plan, cudaStream_t s
 
 }  // namespace
 
-cudaError_t launch_row_scales(const Pass& pass, cudaStream_t stream) {
-  const Plan& plan = pass.plan;
+cudaError_t launch_row_scales(const Batch& batch, const OpenBatch& open, bool aligned, cudaStream_t stream) {
+  const Plan& plan = open.plan;
   if (plan.rows == 0) return cudaSuccess;
-  const RowScalesArguments a{{pass.batch.feature, pass.batch.gradient},
-                             {pass.batch.feature_stride, pass.batch.gradient_stride},
-                             {pass.at<void>(plan.scales[0]), pass.at<void>(plan.scales[1])},
+  const RowScalesArguments a{{batch.feature, batch.gradient},
+                             {batch.feature_stride, batch.gradient_stride},
+                             {part_at<void>(open, plan.scales[0]), part_at<void>(open, plan.scales[1])},
                              static_cast<int32_t>(plan.width),
-                             pass.aligned};
+                             aligned};
   return with_element(plan.scalar, [&]<typename T>() { return launch<T>(a, plan, stream); });
 }
 

@@ -13,9 +13,13 @@ namespace tfc::ops::on_cuda {
 
 cudaStream_t current_stream() { return nullptr; }
 
+uint64_t current_capture(cudaStream_t) { return emulation::graph_under_capture(); }
+
+c10::DeviceIndex current_device_index() { return -1; }
+
 // Few multiprocessors, so that small batches are cut into several chunks, too.
 const cuda::Device& current_device() {
-  static const cuda::Device device{2, 100 * 1024};
+  static const cuda::Device device{2, 227 * 1024};
   return device;
 }
 
@@ -27,6 +31,15 @@ void check(cudaError_t error, const char* kernel) {
 #else
 
 cudaStream_t current_stream() { return c10::cuda::getCurrentCUDAStream().stream(); }
+
+uint64_t current_capture(cudaStream_t stream) {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  unsigned long long graph = 0;
+  check(cudaStreamGetCaptureInfo(stream, &status, &graph), "cudaStreamGetCaptureInfo");
+  return status == cudaStreamCaptureStatusActive ? graph : 0;
+}
+
+c10::DeviceIndex current_device_index() { return c10::cuda::current_device(); }
 
 const cuda::Device& current_device() {
   constexpr int kMost = 128;

@@ -32,6 +32,12 @@ constexpr c10::DeviceType kDeviceType = c10::DeviceType::TFC_CUDA_KEY;
 // Of the current device: the stream that torch runs its own kernels on.
 cudaStream_t current_stream();
 
+// The graph that the stream is being captured in; 0: none.
+uint64_t current_capture(cudaStream_t stream);
+
+// -1 where there is only one.
+c10::DeviceIndex current_device_index();
+
 // Of the current device; asked for once.
 const cuda::Device& current_device();
 

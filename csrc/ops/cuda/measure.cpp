@@ -37,15 +37,15 @@ DeviceGroups::DeviceGroups(const Grouping& groups, int64_t rows) {
         "expand_classes");
 }
 
-void measure(Job job, const at::Tensor& feature, const at::Tensor& gradient, const at::Tensor& grad_in,
-             const Grouping& groups, const cuda::Results& results) {
-  const cuda::Plan plan = cuda::make_plan(job, scalar_of(feature.scalar_type()), feature.size(0),
-                                          feature.size(1), groups.labelled(), current_device());
-  const at::Tensor workspace = at::empty({plan.workspace_bytes}, feature.options().dtype(at::kByte));
-  cuda::Batch batch{};
+Request request(Job job, const at::Tensor& feature, const at::Tensor& gradient, const at::Tensor& grad_in,
+                const Grouping& groups) {
+  Request made{{},
+               cuda::make_plan(job, scalar_of(feature.scalar_type()), feature.size(0), feature.size(1),
+                               groups.labelled(), current_device())};
+  cuda::Batch& batch = made.batch;
   batch.feature = feature.const_data_ptr();
   batch.feature_stride = feature.stride(0);
-  if (plan.tensors() == 2) {
+  if (made.plan.tensors() == 2) {
     batch.gradient = gradient.const_data_ptr();
     batch.gradient_stride = gradient.stride(0);
   }
@@ -57,7 +57,16 @@ void measure(Job job, const at::Tensor& feature, const at::Tensor& gradient, con
     batch.groups = {groups.order.const_data_ptr<int64_t>(), groups.class_ptr.const_data_ptr<int64_t>(),
                     nullptr, groups.class_ptr.numel() - 1};
   }
-  check(cuda::measure(batch, plan, workspace.mutable_data_ptr(), results, current_stream()), "measure");
+  return made;
+}
+
+void measure_now(const Request& request, const cuda::Results& results) {
+  const c10::Device device(kDeviceType, current_device_index());
+  const at::Tensor workspace =
+      at::empty({request.plan.workspace_bytes}, at::TensorOptions(at::kByte).device(device));
+  const cuda::OpenBatch open{request.plan, workspace.mutable_data_ptr(), results};
+  check(cuda::walk_rows(request.batch, open, current_stream()), "walk_rows");
+  check(cuda::sum_up(&open, 1, current_stream()), "sum_up");
 }
 
 }  // namespace tfc::ops::on_cuda

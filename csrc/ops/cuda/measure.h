@@ -26,9 +26,16 @@ class DeviceGroups {
   int64_t classes_ = 0;
 };
 
-// One batch of rows [n, d] with contiguous rows, on the current device. `gradient` for jobs kPair and
-// kReluBackward, `grad_in` for kReluBackward. Nothing waits for the device.
-void measure(Job job, const at::Tensor& feature, const at::Tensor& gradient, const at::Tensor& grad_in,
-             const Grouping& groups, const cuda::Results& results);
+// One batch of rows [n, d] with contiguous rows, on the current device.
+struct Request {
+  cuda::Batch batch;
+  cuda::Plan plan;
+};
+// `gradient` for jobs kPair and kReluBackward, `grad_in` for kReluBackward.
+Request request(Job job, const at::Tensor& feature, const at::Tensor& gradient, const at::Tensor& grad_in,
+                const Grouping& groups);
+
+// In a workspace of its own. Nothing waits for the device.
+void measure_now(const Request& request, const cuda::Results& results);
 
 }  // namespace tfc::ops::on_cuda

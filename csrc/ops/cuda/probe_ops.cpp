@@ -11,8 +11,8 @@
 #include "../batch_faults.h"
 #include "../probe_ops.h"
 #include "../row_reduction.h"
+#include "device_step.h"
 #include "measure.h"
-#include "sites_seen.h"
 
 namespace tfc::ops::on_cuda {
 namespace {
@@ -52,7 +52,7 @@ void record(Job job, const Tensor& grad, const Tensor& feature, const Tensor& gr
   check_groups(samples, feature);
   const Grouping groups = grouping_of_rows(samples, feature, reduction);
   const Tensor rows = rows_of(feature, reduction);
-  SitesSeen::note(to.sites, to.index, rows.size(1));
+  DeviceStep::note(to.sites, to.index, rows.size(1));
   double* state = to.sites.mutable_data_ptr<double>();
   cuda::Results results;
   results.header = reinterpret_cast<StepHeader*>(state);
@@ -61,8 +61,10 @@ void record(Job job, const Tensor& grad, const Tensor& feature, const Tensor& gr
   results.rows_per_sample = rows_per_sample(feature, reduction);
   results.units = to.units.mutable_data_ptr<int32_t>();
   results.units_capacity = to.units.size(1);
-  measure(job, rows, rows_of(grad, reduction), grad_in.defined() ? rows_of(grad_in, reduction) : grad_in,
-          groups, results);
+  DeviceStep::measure(to.sites,
+                      request(job, rows, rows_of(grad, reduction),
+                              grad_in.defined() ? rows_of(grad_in, reduction) : grad_in, groups),
+                      results);
 }
 
 // On the device of the tensors, which have been checked.

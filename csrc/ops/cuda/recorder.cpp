@@ -15,9 +15,8 @@
 #include "../batch_faults.h"
 #include "../measure.h"
 #include "../recorder.h"
-#include "device.h"
+#include "device_step.h"
 #include "host_copy.h"
-#include "sites_seen.h"
 
 namespace tfc::ops::on_cuda {
 namespace {
@@ -54,13 +53,13 @@ class DeviceRecorder final : public Recorder {
       : Recorder(shape, device),
         layout_{shape.capacity, shape.num_sites},
         ring_(at::zeros({layout_.size()}, sites.options())),
-        seen_(sites) {
+        open_step_(sites) {
     if (shape.shared) refuse_to_share();
   }
 
   void begin_batch(const std::optional<at::Tensor>& labels,
                    const std::optional<at::Tensor>& given_mask) override;
-  bool has_recorded(int64_t site) const override { return seen_.has(site); }
+  bool has_recorded(int64_t site) const override { return open_step_.has(site); }
   bool end_step(double loss) override;
   bool end_step(const std::optional<at::Tensor>& loss) override;
   std::tuple<at::Tensor, at::Tensor, at::Tensor> drain(bool wait) override;
@@ -82,7 +81,7 @@ class DeviceRecorder final : public Recorder {
 
   const RingLayout layout_;
   const at::Tensor ring_;  // [layout_.size()] float64, some of it whole numbers
-  SitesSeen seen_;
+  DeviceStep open_step_;
   HostCopy copy_;
   bool enabled_ = true;  // what the host thinks of the step being recorded, and of how many lie in the ring:
   int64_t closed_ = 0;   // right unless graphs were replayed
@@ -113,17 +112,18 @@ void DeviceRecorder::begin_batch(const std::optional<at::Tensor>& labels,
                     "mask: positions are left out on the CPU only; leave it out, and all positions of a "
                     "sample are rows");
   const int64_t start = now();
+  const DeviceGuard guard(sites.device());
+  open_step_.begin_batches();
   // Also in a step that is not recorded: the device decides that, and a graph may be under capture.
   if (shape().num_classes > 0 && (labels.has_value() || enabled_)) {
     check_labels_given(labels);
     group(*labels);
   }
-  seen_.begin(enabled_);
+  open_step_.begin(enabled_);
   count_probe_time(static_cast<double>(now() - start), enabled_);
 }
 
 void DeviceRecorder::group(const at::Tensor& labels) {
-  const DeviceGuard guard(sites.device());
   at::Tensor wide = labels.detach();
   if (wide.device() == sites.device()) {
     wide = wide.to(at::kLong).contiguous();
@@ -162,6 +162,7 @@ bool DeviceRecorder::end_step(const std::optional<at::Tensor>& loss) {
 
 bool DeviceRecorder::close(const cuda::Loss& loss, int64_t start) {
   const DeviceGuard guard(sites.device());
+  open_step_.sum_up();
   check(cuda::end_step(sites.mutable_data_ptr<double>(), active(), units.const_data_ptr<int32_t>(),
                        units.size(1), loss, ring(), current_stream()),
         "end_step");
@@ -169,14 +170,14 @@ bool DeviceRecorder::close(const cuda::Loss& loss, int64_t start) {
   undrained_ += recorded;
   ++closed_;
   enabled_ = closed_ % every() == 0;
-  seen_.begin(enabled_);
+  open_step_.begin(enabled_);
   make_room();
   count_step(start, recorded);
   return 2 * undrained_ >= shape().capacity;
 }
 
 void DeviceRecorder::make_room() {
-  const int64_t wanted = seen_.units();
+  const int64_t wanted = open_step_.units();
   if (wanted > units.size(1)) grow_units(std::max(wanted, 2 * units.size(1)));
 }
 
@@ -224,6 +225,7 @@ void DeviceRecorder::read_copy(Rows& rows) {
 void DeviceRecorder::discard_step() {
   Recorder::discard_step();
   const DeviceGuard guard(sites.device());
+  open_step_.forget();
   // All but the place of the units and the width.
   constexpr int64_t kWidth = offsetof(BatchSums, width) / sizeof(double);
   constexpr int64_t kBegin = offsetof(BatchSums, units_begin) / sizeof(double);
@@ -233,19 +235,20 @@ void DeviceRecorder::discard_step() {
   rows.narrow(1, kWidth + 1, kBegin - kWidth - 1).zero_();
   rows.narrow(1, kBegin + 1, kSiteDoubles - kBegin - 1).zero_();
   sites.narrow(0, 0, 1).narrow(1, kBatchRowsIndex, 1).fill_(kNoLabels);
-  seen_.begin(enabled_);
+  open_step_.begin(enabled_);
 }
 
 void DeviceRecorder::restart(int64_t step, const at::Tensor& placement) {
   const DeviceGuard guard(sites.device());
+  open_step_.forget();
   ring_.narrow(0, RingLayout::kRecorded, 1).zero_();
   if (copy_.begun()) copy_.wait();
   undrained_ = drained_ = 0;
   closed_ = step;
   enabled_ = step % every() == 0;
-  seen_.begin(enabled_);
+  open_step_.begin(enabled_);
   const int64_t* row = placement.const_data_ptr<int64_t>();
-  for (int64_t i = 0; i < shape().num_sites; ++i) seen_.set_width(i, row[2 * i + 1]);
+  for (int64_t i = 0; i < shape().num_sites; ++i) open_step_.set_width(i, row[2 * i + 1]);
 }
 
 std::unique_ptr<Recorder> make_device_recorder(const RecorderShape& shape, c10::Device device) {

@@ -37,7 +37,7 @@ class Measured {
     cuda::Results results;
     results.site = reinterpret_cast<BatchSums*>(site_.mutable_data_ptr<double>());
     results.unit_counts = job == Job::kGates ? unit_counts_.mutable_data_ptr<int64_t>() : nullptr;
-    measure(job, as_rows(x), {}, {}, groups, results);
+    measure_now(request(job, as_rows(x), {}, {}, groups), results);
   }
   const BatchSums* site() const { return reinterpret_cast<const BatchSums*>(site_.const_data_ptr<double>()); }
   const int64_t* unit_counts() const { return unit_counts_.const_data_ptr<int64_t>(); }
