@@ -37,8 +37,8 @@ Rows = Iterator[dict[str, Any]]
 def relu_backward(seconds: float) -> Rows:
     """The fused kernel, ReLU's own, and a copy of a tensor (two thirds of the same bytes).
 
-    `ours` is the backward; what it leaves for the end of the step, which is done for all sites at once, is in
-    `ours and end of step`.
+    `ours` is the backward; what it leaves for the end of the step, which is done for all sites at
+    once, is in `ours and end of step`.
     """
     for shape, dtype, x in _tensors():
         feature, grad = x.relu(), torch.randn_like(x)
@@ -68,7 +68,10 @@ def relu_backward(seconds: float) -> Rows:
             "copy": functools.partial(place.copy_, grad),
         }
         times = device_times(calls, seconds, next_batch)
-        alone = {"ours and end of step": ours_to_the_end, "threshold_backward": torchs}
+        alone: dict[str, Callable[[], object]] = {
+            "ours and end of step": ours_to_the_end,
+            "threshold_backward": torchs,
+        }
         of_all = summary(device_times(alone, seconds, next_batch), "threshold_backward")
         found = summary(times, "threshold_backward")
         found["ours and end of step"] = of_all["ours and end of step"]

@@ -36,7 +36,12 @@ import gpu_build
 from gpu_build import ROOT
 
 STAGE_SECONDS = 530.0
-_SMALL = "test_results_are_the_cpus or rows_of_all_sorts or test_records_agree"
+_SMALL = "test_results_are_the_cpus or rows_of_all_sorts or test_records_"
+# racecheck cannot bear the library's products on Hopper ("failed to handle a hardware exception").
+_WITHOUT_PRODUCTS = (
+    "(rows_of_all_sorts or without_products or test_results_are_the_cpus)"
+    " and not (matrix or spread or cross or gradient or histogram)"
+)
 _LOOK = """
 import json, platform, torch
 gpu = torch.cuda.is_available()
@@ -172,10 +177,10 @@ def sanitize(stage: Stage) -> dict[str, Any]:
     os.environ["PYTORCH_NO_CUDA_MEMORY_CACHING"] = "1"
     folder = _away(stage)
     outcomes = {}
-    for check in ("memcheck", "racecheck"):
+    for check, chosen in (("memcheck", _SMALL), ("racecheck", _WITHOUT_PRODUCTS)):
         command = [str(tool), "--tool", check, "--kernel-name", "kns=tfc4cuda"]
         command += ["--error-exitcode", "99", sys.executable, "-m", "pytest", "tests/cuda", "-q"]
-        command += ["-p", "no:cacheprovider", "-x", "-k", _SMALL]
+        command += ["-p", "no:cacheprovider", "-x", "-k", chosen]
         try:
             stage.run(command, folder=folder, seconds=STAGE_SECONDS / 2)
             outcomes[check] = "passed"

@@ -129,6 +129,39 @@ def test_records_agree_with_brute_force(
             assert_last_step(probe, seen, y)
 
 
+class Scaled(nn.Module):
+    """Gates without a matrix product, which tools that watch kernels may not bear."""
+
+    def __init__(self, width: int, rng: np.random.Generator) -> None:
+        super().__init__()
+        self.gates = nn.ModuleList(nn.ReLU() for _ in range(3))
+        weights = torch.from_numpy(rng.standard_normal((3, width)))
+        self.weights = nn.Parameter(weights)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for gate, weight in zip(self.gates, self.weights, strict=True):
+            x = gate(x * weight + 0.1)
+        return x
+
+
+# Each way in which a block holds rows, and rows that are not aligned or are cut into tiles.
+@pytest.mark.parametrize("width", [48, 515, 2500, 4096, 5000])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_records_without_products(
+    rng: np.random.Generator, device: torch.device, dtype: torch.dtype, width: int
+) -> None:
+    model = Scaled(width, rng).to(device, dtype)
+    with Probe(model, num_classes=7) as probe:
+        seen = watch_by_hand(model)
+        for rows in (300, 9, 1000):
+            x = torch.from_numpy(rng.standard_normal((rows, width))).to(device, dtype)
+            y = torch.from_numpy(rng.integers(0, 7, rows)).to(device)
+            probe.batch(labels=y)
+            (model(x) * torch.randn_like(x)).sum().backward()
+            probe.step()
+            assert_last_step(probe, seen, y)
+
+
 def test_dead_window_is_that_of_the_cpu(
     model: nn.Module, batches: Iterator[tuple[Tensor, Tensor]]
 ) -> None:

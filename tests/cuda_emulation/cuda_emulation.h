@@ -172,6 +172,9 @@ inline unsigned __float_as_uint(float value) { return static_cast<unsigned>(tfc:
 inline long long __double_as_longlong(double value) {
   return static_cast<long long>(tfc::emulation::to_bits(value));
 }
+inline double __longlong_as_double(long long bits) {
+  return tfc::emulation::from_bits<double>(static_cast<uint64_t>(bits));
+}
 inline double __hiloint2double(int high, int low) {
   return tfc::emulation::from_bits<double>(static_cast<uint64_t>(static_cast<uint32_t>(high)) << 32 |
                                            static_cast<uint32_t>(low));

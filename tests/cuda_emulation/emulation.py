@@ -200,7 +200,7 @@ Batch: Callable[..., ctypes.Structure] = _structure(
     "feature gradient grad_in",
     "feature_stride gradient_stride grad_in_stride",
     "order class_ptr label_at",
-    "classes",
+    "classes entries",
 )
 Results: Callable[..., ctypes.Structure] = _structure(
     "Results", "site header", "site_index rows_per_sample", "units", "units_capacity", "unit_counts"

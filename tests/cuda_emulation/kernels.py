@@ -128,7 +128,7 @@ def measure(
         assert not grouped.wrong
         batch.order = device.place(grouped.order)
         batch.class_ptr = device.place(grouped.class_ptr)
-        batch.classes = num_classes
+        batch.classes, batch.entries = num_classes, n
         if label_at:
             batch.label_at = device.place(grouped.label_at)
     workspace, _ = device.empty((plan.workspace_bytes,), np.uint8)

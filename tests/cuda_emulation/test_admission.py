@@ -32,7 +32,7 @@ class Recording:
         self.sites[1:, WIDTH] = 0
         self.sites[1:, UNITS_BEGIN] = -1
         self.sites[0, UNITS_USED] = 0
-        self.groups: tuple[int, int, int] | None = None
+        self.groups: tuple[int, int, int, int] | None = None
 
     def announce(self, labels: np.ndarray, num_classes: int) -> None:
         """Order and class_ptr are exactly as long as need be, so that reading past them is seen."""
@@ -44,7 +44,7 @@ class Recording:
             *(ctypes.c_void_p(source), len(labels), num_classes, ctypes.c_void_p(order)),
             *(ctypes.c_void_p(class_ptr), None, None, ctypes.c_void_p(self.step.sites_at)),
         )
-        self.groups = (order, class_ptr, num_classes)
+        self.groups = (order, class_ptr, num_classes, len(labels))
 
     def backward(
         self, site: int, feature: Tensor, grad: Tensor, *, units_capacity: int | None = None
@@ -62,7 +62,7 @@ class Recording:
         batch.gradient = self.device.place(bits_of(grad))
         batch.grad_in, grad_in = self.device.empty((n, width), bits_of(grad).dtype)
         if self.groups is not None:
-            batch.order, batch.class_ptr, batch.classes = self.groups
+            batch.order, batch.class_ptr, batch.classes, batch.entries = self.groups
         workspace, _ = self.device.empty((plan.workspace_bytes,), np.uint8)
         results = self.step.results(site)
         if units_capacity is not None:
@@ -160,8 +160,8 @@ def more_labels(recording: Recording, rng: np.random.Generator) -> tuple[int, li
 
 def another_class_ptr(recording: Recording, rng: np.random.Generator) -> tuple[int, list[float]]:
     assert recording.groups is not None
-    order, class_ptr, num_classes = recording.groups
-    recording.groups = (order, class_ptr, num_classes - 1)
+    order, class_ptr, num_classes, entries = recording.groups
+    recording.groups = (order, class_ptr, num_classes - 1, entries)
     return 12, [COUNT, 4, 0, 9, 9]  # the labels of two classes only, of as many as there are
 
 

@@ -92,9 +92,9 @@ def test_faults_are_found(library: Library, fault: int, message: str) -> None:
 
 def test_every_barrier_of_the_passes_is_needed(library: Library, rng: np.random.Generator) -> None:
     """Without it, some order of the threads gives other numbers, or the threads do not meet."""
-    x = torch.from_numpy(rng.standard_normal((40, 200))).float()
+    x = torch.from_numpy(rng.standard_normal((300, 200))).float()
     x[3] *= 1e-30
-    labels = rng.integers(0, 50, 40)
+    labels = rng.integers(0, 50, 300)
 
     def run(seed: int, skip: int) -> bytes | None:
         try:

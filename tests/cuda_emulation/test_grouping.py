@@ -12,7 +12,19 @@ from cuda_emulation.kernels import Step, group_labels
 
 
 @pytest.mark.parametrize(
-    ("n", "num_classes"), [(0, 1), (1, 1), (31, 2), (32, 7), (33, 40), (257, 5), (100, 300), (1500, 3), (700, 11_000), (90, 13_000)]
+    ("n", "num_classes"),
+    [
+        (0, 1),
+        (1, 1),
+        (31, 2),
+        (32, 7),
+        (33, 40),
+        (257, 5),
+        (100, 300),
+        (1500, 3),
+        (700, 11_000),
+        (90, 13_000),
+    ],
 )
 def test_group_labels(library: Library, rng: np.random.Generator, n: int, num_classes: int) -> None:
     labels = rng.integers(0, num_classes, n)

@@ -219,7 +219,7 @@ def test_ends_of_float64(library: Library, rng: np.random.Generator, scale: floa
         (torch.bfloat16, "relu_backward", 2500, 1, 4),
         (torch.bfloat16, "relu_backward", 4100, 0, 4),
         (torch.float16, "cosine", 5000, 1, 1),
-        (torch.float64, "relu_backward", 30, 0, 4),
+        (torch.float64, "relu_backward", 30, 0, 2),
     ],
     ids=str,
 )

@@ -2,8 +2,8 @@
 // batch, which the block that ends last adds to the site. See partials.cuh for how chunks are put together.
 // One launch does this for several batches.
 //
-// A block has 128 columns, four per lane, of one tensor's sums or of the gates; its 8 warps take 8 ranges of
-// chunks, put together in order. A warp knows the shapes of 32 chunks at a time, so that the numbers of
+// A block has 128 columns, four per lane, of one tensor's sums or of the gates; its 16 warps take 16 ranges
+// of chunks, put together in order. A warp knows the shapes of 32 chunks at a time, so that the numbers of
 // several chunks are on their way at once.
 //
 // Traffic: reads what the row pass left (plan.h): 9 bytes per partial row and column, 24 bytes per chunk and
@@ -21,9 +21,6 @@ namespace tfc::cuda {
 namespace {
 
 constexpr int kWarps = kColumnThreads / 32;
-constexpr int kChunksAtOnce = 3;
-constexpr int kChunkWarps = kWarps / 2;  // of those that add up what is left, the ones that walk the chunks
-
 // One batch.
 struct ColumnPassArguments {
   int64_t rows, width, pitch, chunks, tiles;
@@ -61,138 +58,158 @@ struct ChunkShape {
   __device__ __forceinline__ bool has(ChunkFlag flag) const { return (flags & flag) != 0; }
 };
 
-// The chunks of the warp's range, put together; then the ranges. `read(chunk, its shape, rows)` begins to
-// load what a chunk has left, `make(its shape, rows, run)` makes a run of it. The result is that of warp 0.
-// `runs`: shared, [kWarps][32].
-template <typename Part, typename Rows, typename Read, typename Make>
-__device__ __forceinline__ Run<Part> put_together(const ColumnPassArguments& a, Run<Part>* runs,
-                                                  const Read& read, const Make& make) {
+// Neighbouring columns of a partial row of float, double or gates. Those that do not exist are 0. As many
+// chunks are on their way at once as there are registers for.
+struct FloatColumns {
+  static constexpr int kChunksAtOnce = 4;
+  float4 values = {0, 0, 0, 0};
+  __device__ __forceinline__ void read(const float* row) {
+    values = load(reinterpret_cast<const float4*>(row));
+  }
+  __device__ __forceinline__ void keep(int64_t exist) {
+    if (exist < 2) values.y = 0;
+    if (exist < 3) values.z = 0;
+    if (exist < 4) values.w = 0;
+  }
+  __device__ __forceinline__ void add_to(UnitSums& sums, int32_t) const {
+    sums.sum[0] += values.x;
+    sums.sum[1] += values.y;
+    sums.sum[2] += values.z;
+    sums.sum[3] += values.w;
+  }
+};
+struct DoubleColumns {
+  static constexpr int kChunksAtOnce = 1;
+  double values[kUnitsPerLane] = {};
+  __device__ __forceinline__ void read(const double* row) {
+#pragma unroll
+    for (int i = 0; i < kUnitsPerLane; ++i) values[i] = load(row + i);
+  }
+  __device__ __forceinline__ void keep(int64_t exist) {
+#pragma unroll
+    for (int i = 1; i < kUnitsPerLane; ++i) {
+      if (exist <= i) values[i] = 0;
+    }
+  }
+  __device__ __forceinline__ void add_to(UnitSums& sums, int32_t) const {
+#pragma unroll
+    for (int i = 0; i < kUnitsPerLane; ++i) sums.sum[i] += values[i];
+  }
+};
+struct GateColumns {
+  static constexpr int kChunksAtOnce = 4;
+  uint32_t bytes = 0;
+  __device__ __forceinline__ void read(const uint8_t* row) {
+    bytes = load(reinterpret_cast<const uint32_t*>(row));
+  }
+  __device__ __forceinline__ void keep(int64_t exist) {
+    if (exist < kUnitsPerLane) bytes &= (1u << (8 * exist)) - 1;
+  }
+  __device__ __forceinline__ void add_to(OpenRows& sums, int32_t rows) const {
+#pragma unroll
+    for (int i = 0; i < kUnitsPerLane; ++i) sums.open[i] += static_cast<int32_t>(bytes >> (8 * i) & 255u);
+    sums.rows += rows;
+  }
+};
+static_assert(kUnitsPerLane == 4);
+
+// The partial rows of one chunk, as they come.
+template <typename Columns>
+struct PartialRows {
+  Columns head, inner, tail;
+
+  // `first` points to where the lane's columns begin in the chunk's first row; `exist`: columns from there
+  // on.
+  template <typename Number>
+  __device__ __forceinline__ void read(const Number* first, int64_t pitch, int64_t exist, int32_t flags) {
+    if (exist <= 0) return;
+    if ((flags & kHasHead) != 0) head.read(first + kHeadSlot * pitch);
+    if ((flags & kHasInner) != 0) inner.read(first + kInnerSlot * pitch);
+    if ((flags & kHasTail) != 0) tail.read(first + kTailSlot * pitch);
+  }
+  // Appends the chunk to the run of those before it, of which `open` is the end that a class may go on from.
+  template <typename Part>
+  __device__ __forceinline__ void append_to(Run<Part>& run, Part& open, int64_t exist,
+                                            const ChunkShape& shape) {
+    if (exist < kUnitsPerLane) {
+      head.keep(exist);
+      inner.keep(exist);
+      tail.keep(exist);
+    }
+    head.add_to(open, shape.head_rows);
+    if (!shape.has(kSplit)) return;  // as most are where classes are long
+    if (run.split) {
+      run.closed.add(open.close());
+    } else {
+      run.head = open;
+    }
+    run.split = true;
+    Part whole, next;
+    inner.add_to(whole, 0);
+#pragma unroll
+    for (int i = 0; i < kUnitsPerLane; ++i) add_whole(run.closed, whole, i);
+    tail.add_to(next, shape.tail_rows);
+    open = next;
+  }
+
+ private:
+  // Classes that lie wholly inside a chunk: what else there is to know of them is in its totals.
+  static __device__ __forceinline__ void add_whole(UnitSums::Closed& closed, const UnitSums& whole, int i) {
+    closed.all[i] += whole.sum[i];
+  }
+  static __device__ __forceinline__ void add_whole(OpenRows::Closed& closed, const OpenRows& whole, int i) {
+    closed.open[i] += whole.open[i];
+  }
+};
+
+// The chunks of the warp's range, put together; then the ranges, neighbours first. The result is that of warp
+// 0. `runs`: shared, [kWarps / 2][32].
+template <typename Part, typename Columns, typename Number>
+__device__ __forceinline__ typename Part::Closed put_together(const ColumnPassArguments& a,
+                                                              const Number* numbers, int64_t column,
+                                                              Run<Part>* runs) {
+  constexpr int kChunksAtOnce = Columns::kChunksAtOnce;
   const int warp = warp_of_thread();
   const int lane = lane_of_thread();
+  const int64_t exist = a.width - column;
   const int64_t range = (a.chunks + kWarps - 1) / kWarps;
   const int64_t begin = warp * range;
   const int64_t end = begin + range < a.chunks ? begin + range : a.chunks;
   Run<Part> run;
+  Part open;
   for (int64_t first = begin; first < end; first += 32) {
     ChunkShape mine{};
     if (first + lane < end) {
       const ChunkTotals* totals = a.chunk_totals + first + lane;
       mine = {load(&totals->flags), load(&totals->head_rows), load(&totals->tail_rows)};
     }
-    const auto shape_of = [&](int k) {
-      return ChunkShape{__shfl_sync(kFullWarp, mine.flags, k % 32),
-                        __shfl_sync(kFullWarp, mine.head_rows, k % 32),
-                        __shfl_sync(kFullWarp, mine.tail_rows, k % 32)};
-    };
     const int count = static_cast<int>(end - first < 32 ? end - first : 32);
     for (int k = 0; k < count; k += kChunksAtOnce) {
-      Rows rows[kChunksAtOnce];
+      PartialRows<Columns> rows[kChunksAtOnce];
 #pragma unroll
       for (int i = 0; i < kChunksAtOnce; ++i) {
-        const ChunkShape shape = shape_of(k + i);
-        if (k + i < count) read(first + k + i, shape, rows[i]);
+        const int32_t flags = __shfl_sync(kFullWarp, mine.flags, (k + i) % 32);
+        const Number* at = numbers + (first + k + i) * kSlots * a.pitch + column;
+        if (k + i < count) rows[i].read(at, a.pitch, exist, flags);
       }
 #pragma unroll
       for (int i = 0; i < kChunksAtOnce; ++i) {
-        const ChunkShape shape = shape_of(k + i);
-        if (k + i >= count) continue;
-        Run<Part> next;
-        next.split = shape.has(kSplit);
-        make(shape, rows[i], next);
-        run.add(next);
+        const ChunkShape shape{__shfl_sync(kFullWarp, mine.flags, (k + i) % 32),
+                               __shfl_sync(kFullWarp, mine.head_rows, (k + i) % 32),
+                               __shfl_sync(kFullWarp, mine.tail_rows, (k + i) % 32)};
+        if (k + i < count) rows[i].append_to(run, open, exist, shape);
       }
     }
   }
-  runs[threadIdx.x] = run;
-  __syncthreads();
-  if (warp == 0) {
-    for (int w = 1; w < kWarps; ++w) run.add(runs[w * 32 + lane]);
+  (run.split ? run.tail : run.head) = open;
+#pragma unroll 1
+  for (int step = 1; step < kWarps; step *= 2) {
+    Run<Part>& place = runs[warp / (2 * step) * 32 + lane];
+    if (warp % (2 * step) == step) place = run;
+    __syncthreads();
+    if (warp % (2 * step) == 0) run.add(place);
+    __syncthreads();
   }
-  return run;
-}
-
-// Neighbouring columns of a partial row, on their way.
-struct FloatColumns {
-  float4 values = {0, 0, 0, 0};
-  __device__ __forceinline__ void read(const float* row) {
-    values = load(reinterpret_cast<const float4*>(row));
-  }
-  __device__ __forceinline__ double operator[](int i) const {
-    return i == 0 ? values.x : i == 1 ? values.y : i == 2 ? values.z : values.w;
-  }
-};
-struct DoubleColumns {
-  double values[kUnitsPerLane] = {};
-  __device__ __forceinline__ void read(const double* row) {
-#pragma unroll
-    for (int i = 0; i < kUnitsPerLane; ++i) values[i] = load(row + i);
-  }
-  __device__ __forceinline__ double operator[](int i) const { return values[i]; }
-};
-struct GateColumns {
-  uint32_t bytes = 0;
-  __device__ __forceinline__ void read(const uint8_t* row) {
-    bytes = load(reinterpret_cast<const uint32_t*>(row));
-  }
-  __device__ __forceinline__ int64_t operator[](int i) const { return bytes >> (8 * i) & 255u; }
-};
-static_assert(kUnitsPerLane == 4);
-
-// The partial rows of one chunk.
-template <typename Columns>
-struct PartialRows {
-  Columns head, inner, tail;
-
-  // `first` points to where the lane's columns begin in the chunk's first row.
-  template <typename Number>
-  __device__ __forceinline__ void read(const Number* first, int64_t pitch, const ChunkShape& shape) {
-    if (shape.has(kHasHead)) head.read(first + kHeadSlot * pitch);
-    if (shape.has(kHasInner)) inner.read(first + kInnerSlot * pitch);
-    if (shape.has(kHasTail)) tail.read(first + kTailSlot * pitch);
-  }
-};
-
-template <typename Columns, typename Number>
-__device__ __forceinline__ UnitSums::Closed close_sums(const ColumnPassArguments& a, const Number* sums,
-                                                       int64_t column, Run<UnitSums>* runs) {
-  const int64_t exist = a.width - column;
-  const Run<UnitSums> run = put_together<UnitSums, PartialRows<Columns>>(
-      a, runs,
-      [&](int64_t chunk, const ChunkShape& shape, PartialRows<Columns>& rows) {
-        if (exist > 0) rows.read(sums + chunk * kSlots * a.pitch + column, a.pitch, shape);
-      },
-      [&](const ChunkShape&, const PartialRows<Columns>& rows, Run<UnitSums>& of_chunk) {
-#pragma unroll
-        for (int i = 0; i < kUnitsPerLane; ++i) {
-          if (i >= exist) continue;
-          of_chunk.head.sum[i] = rows.head[i];
-          of_chunk.closed.all[i] = rows.inner[i];
-          of_chunk.tail.sum[i] = rows.tail[i];
-        }
-      });
-  return run.close();
-}
-
-__device__ __forceinline__ OpenRows::Closed close_gates(const ColumnPassArguments& a, int64_t column,
-                                                        Run<OpenRows>* runs) {
-  const int64_t exist = a.width - column;
-  const Run<OpenRows> run = put_together<OpenRows, PartialRows<GateColumns>>(
-      a, runs,
-      [&](int64_t chunk, const ChunkShape& shape, PartialRows<GateColumns>& rows) {
-        if (exist > 0) rows.read(a.gates + chunk * kSlots * a.pitch + column, a.pitch, shape);
-      },
-      [&](const ChunkShape& shape, const PartialRows<GateColumns>& rows, Run<OpenRows>& of_chunk) {
-        if (exist <= 0) return;
-        if (shape.has(kHasHead)) of_chunk.head.rows = shape.head_rows;
-        if (shape.has(kHasTail)) of_chunk.tail.rows = shape.tail_rows;
-#pragma unroll
-        for (int i = 0; i < kUnitsPerLane; ++i) {
-          if (i >= exist) continue;
-          of_chunk.head.open[i] = rows.head[i];
-          of_chunk.closed.open[i] = rows.inner[i];
-          of_chunk.tail.open[i] = rows.tail[i];
-        }
-      });
   return run.close();
 }
 
@@ -219,178 +236,178 @@ __device__ __forceinline__ void count_units(const ColumnPassArguments& a, int64_
   }
 }
 
-// What the last block adds up.
-struct BatchTotals {
-  double all[2], within[2], norm[2];
-  int64_t counts[kUnitCounts];
-  int64_t valid[2], zero[2], nonfinite;
+// What the last block adds up word by word, doubles first: the totals of the columns, by quantity, and those
+// of the tiles.
+constexpr int kOfTiles = kQuantities;
+constexpr int kRecords = kQuantities + 1;
+constexpr int kMostWords = 16;
+
+struct RecordSource {
+  const int64_t* first;
+  int64_t count;
+  int words, doubles;
 };
 
-__device__ __forceinline__ void add_chunk(const ChunkTotals& chunk, Run<ClassRows>& run, BatchTotals& sums) {
-  Run<ClassRows> of_chunk;
-  of_chunk.split = (chunk.flags & kSplit) != 0;
-  of_chunk.head.rows = chunk.head_rows;
-  of_chunk.tail.rows = chunk.tail_rows;
-  of_chunk.closed.pairs = chunk.inner_pairs;
-#pragma unroll
-  for (int t = 0; t < 2; ++t) {
-    of_chunk.head.valid[t] = chunk.head_valid[t];
-    of_chunk.tail.valid[t] = chunk.tail_valid[t];
-    of_chunk.closed.valid_pairs[t] = chunk.inner_valid_pairs[t];
-    sums.valid[t] += chunk.valid[t];
-    sums.zero[t] += chunk.zero[t];
-    sums.norm[t] += chunk.norm[t];
+__device__ __forceinline__ RecordSource source_of(const ColumnPassArguments& a, int which) {
+  if (which == kOfTiles) {
+    return {reinterpret_cast<const int64_t*>(a.tile_totals), a.chunks * a.tiles, sizeof(TileTotals) / 8,
+            offsetof(TileTotals, disagree) / 8};
   }
-  sums.nonfinite += chunk.nonfinite;
-  run.add(of_chunk);
+  return {reinterpret_cast<const int64_t*>(a.column_totals + which * a.blocks), a.has(which) ? a.blocks : 0,
+          sizeof(ColumnTotals) / 8, offsetof(ColumnTotals, counts) / 8};
 }
 
-__device__ __forceinline__ CosineSums cosine_sums(const BatchTotals& sums, const ClassRows::Closed& classes,
-                                                  int t) {
-  CosineSums out;
-  out.valid = static_cast<double>(sums.valid[t]);
-  out.zero = static_cast<double>(sums.zero[t]);
-  out.norm = sums.norm[t];
-  out.all_pairs = out.valid * (out.valid - 1);
-  out.within_pairs = static_cast<double>(classes.valid_pairs[t]);
-  out.all = sums.all[t] - out.valid;
-  out.within = sums.within[t] - out.valid;
-  return out;
+__device__ __forceinline__ int64_t sum_of_words(int64_t a, int64_t b, bool are_doubles) {
+  return are_doubles ? __double_as_longlong(__longlong_as_double(a) + __longlong_as_double(b)) : a + b;
 }
 
 // Shared memory of `finish`.
 struct FinishShared {
-  Run<ClassRows> runs[kChunkWarps * 32];
-  BatchTotals of_warp[kWarps];
-  BatchTotals all;
+  BatchSums site;
+  Run<ClassRows> runs[kColumnThreads / 2];
+  int64_t of_warp[kWarps][kMostWords];
+  int64_t words[kRecords][kMostWords];
+
+  template <typename Totals>
+  __device__ const Totals& totals(int which) const {
+    return *reinterpret_cast<const Totals*>(words[which]);
+  }
 };
 
-// Of one tensor, by some warps; `first`: place of the thread among their `threads`.
-__device__ __forceinline__ void add_cosines(const ColumnPassArguments& a, int t, int first, int threads,
-                                            BatchTotals& sums) {
-  const ColumnTotals* of_blocks = a.column_totals + t * a.blocks;
-  double all = 0, within = 0;
-  for (int64_t i = first; i < a.blocks && a.sums[t] != nullptr; i += threads) {
-    all += load(&of_blocks[i].all);
-    within += load(&of_blocks[i].within);
+// Every fourth warp adds up the records of one kind, two at a time, one word per lane; then the first warp
+// adds up what they have. Ends with a barrier.
+__device__ __forceinline__ void add_records(const ColumnPassArguments& a, FinishShared& shared) {
+  const int lane = lane_of_thread();
+  const int warp = warp_of_thread();
+  const int word = lane % kMostWords;
+  const RecordSource source = source_of(a, warp % kRecords);
+  int64_t sum = 0;  // 0 as a double, too
+#pragma unroll 2
+  for (int64_t i = warp / kRecords * 2 + lane / kMostWords; i < source.count; i += 2 * kWarps / kRecords) {
+    if (word >= source.words) break;
+    sum = sum_of_words(sum, load(source.first + i * source.words + word), word < source.doubles);
   }
-  sums.all[t] = warp_sum(all);
-  sums.within[t] = warp_sum(within);
+  sum = sum_of_words(sum, __shfl_xor_sync(kFullWarp, sum, kMostWords), word < source.doubles);
+  if (lane < kMostWords) shared.of_warp[warp][word] = sum;
+  __syncthreads();
+  const int which = static_cast<int>(threadIdx.x) / kMostWords;
+  if (which < kRecords) {
+    const bool are_doubles = word < source_of(a, which).doubles;
+    sum = 0;
+    for (int w = which; w < kWarps; w += kRecords) {
+      sum = sum_of_words(sum, shared.of_warp[w][word], are_doubles);
+    }
+    shared.words[which][word] = sum;
+  }
+  __syncthreads();
 }
 
-__device__ __forceinline__ void add_gates(const ColumnPassArguments& a, int first, int threads,
-                                          BatchTotals& sums) {
-  const ColumnTotals* of_blocks = a.column_totals + kGateCounts * a.blocks;
-  for (int64_t i = first; i < a.blocks && a.gates != nullptr; i += threads) {
-#pragma unroll
-    for (int c = 0; c < kUnitCounts; ++c) sums.counts[c] += load(&of_blocks[i].counts[c]);
-  }
-#pragma unroll
-  for (int64_t& count : sums.counts) count = warp_sum(count);
-}
-
-// And the rows of classes: each thread a range of chunks, in order, then neighbours, in a tree.
-__device__ __forceinline__ void add_chunks(const ColumnPassArguments& a, int first, Run<ClassRows>* runs,
-                                           BatchTotals& sums) {
-  constexpr int kThreads = kChunkWarps * 32;
-  for (int64_t i = first; i < a.chunks * a.tiles; i += kThreads) {
-    const TileTotals totals = load(a.tile_totals + i);
-    sums.within[0] += totals.within[0];
-    sums.within[1] += totals.within[1];
-    sums.counts[kDisagreeWithin] += totals.disagree;
-  }
+__device__ __forceinline__ Run<ClassRows> run_of(const ChunkTotals& chunk) {
   Run<ClassRows> run;
-  const int64_t range = (a.chunks + kThreads - 1) / kThreads;
-  for (int64_t i = first * range; i < (first + 1) * range && i < a.chunks; ++i) {
-    add_chunk(load(a.chunk_totals + i), run, sums);
-  }
-  runs[first] = run;
-  for (int step = 1; step < 32; step *= 2) {
-    __syncwarp();
-    if (lane_of_thread() % (2 * step) == 0) runs[first].add(runs[first + step]);
-  }
+  run.split = (chunk.flags & kSplit) != 0;
+  run.head.rows = chunk.head_rows;
+  run.tail.rows = chunk.tail_rows;
+  run.closed.pairs = chunk.inner_pairs;
 #pragma unroll
   for (int t = 0; t < 2; ++t) {
-    sums.within[t] = warp_sum(sums.within[t]);
-    sums.norm[t] = warp_sum(sums.norm[t]);
-    sums.valid[t] = warp_sum(sums.valid[t]);
-    sums.zero[t] = warp_sum(sums.zero[t]);
+    run.head.valid[t] = chunk.head_valid[t];
+    run.tail.valid[t] = chunk.tail_valid[t];
+    run.closed.valid_pairs[t] = chunk.inner_valid_pairs[t];
   }
-  sums.nonfinite = warp_sum(sums.nonfinite);
-  sums.counts[kDisagreeWithin] = warp_sum(sums.counts[kDisagreeWithin]);
+  return run;
 }
 
-// The first warp: over all warps, one total per lane.
-__device__ __forceinline__ void sum_over_warps(FinishShared& shared) {
-  constexpr int kDoubles = offsetof(BatchTotals, counts) / 8;
-  constexpr int kTotals = sizeof(BatchTotals) / 8;
-  static_assert(kTotals <= 32);
-  const int which = lane_of_thread();
-  if (which < kDoubles) {
-    double sum = 0;
-    for (int w = 0; w < kWarps; ++w) sum += reinterpret_cast<const double*>(&shared.of_warp[w])[which];
-    reinterpret_cast<double*>(&shared.all)[which] = sum;
-  } else if (which < kTotals) {
-    int64_t sum = 0;
-    for (int w = 0; w < kWarps; ++w) sum += reinterpret_cast<const int64_t*>(&shared.of_warp[w])[which];
-    reinterpret_cast<int64_t*>(&shared.all)[which] = sum;
+// The rows of the classes, for thread 0: each thread a range of chunks, then neighbours, in a tree.
+__device__ __forceinline__ ClassRows::Closed close_classes(const ColumnPassArguments& a,
+                                                           Run<ClassRows>* runs) {
+  const int thread = static_cast<int>(threadIdx.x);
+  Run<ClassRows> run;
+  const int64_t range = (a.chunks + kColumnThreads - 1) / kColumnThreads;
+  for (int64_t i = thread * range; i < (thread + 1) * range && i < a.chunks; ++i) {
+    run.add(run_of(load(a.chunk_totals + i)));
   }
-  __syncwarp();
+  // Threads that have no chunk have nothing to add.
+  const int64_t threads = (a.chunks + range - 1) / range;
+#pragma unroll 1
+  for (int step = 1; step < threads; step *= 2) {
+    Run<ClassRows>& place = runs[thread / (2 * step)];
+    if (thread % (2 * step) == step) place = run;
+    __syncthreads();
+    if (thread % (2 * step) == 0) run.add(place);
+    __syncthreads();
+  }
+  return run.close();
 }
 
-// The block that ends last: all that is left of the batch. Warps share the work by kind.
-__device__ __noinline__ void finish(const ColumnPassArguments& a, char* memory) {
-  FinishShared& shared = *reinterpret_cast<FinishShared*>(memory);
-  const int warp = warp_of_thread();
-  constexpr int kQuarter = kChunkWarps / 4;
-  BatchTotals sums{};
-  __syncthreads();  // the memory has been read to the end
-  if (warp < kQuarter) {
-    add_cosines(a, 0, static_cast<int>(threadIdx.x), 32 * kQuarter, sums);
-  } else if (warp < 2 * kQuarter) {
-    add_cosines(a, 1, static_cast<int>(threadIdx.x) - 32 * kQuarter, 32 * kQuarter, sums);
-  } else if (warp < kWarps - kChunkWarps) {
-    add_gates(a, static_cast<int>(threadIdx.x) - 64 * kQuarter, 64 * kQuarter, sums);
-  } else {
-    add_chunks(a, static_cast<int>(threadIdx.x) - 32 * (kWarps - kChunkWarps), shared.runs, sums);
-  }
-  if (lane_of_thread() == 0) shared.of_warp[warp] = sums;
-  __syncthreads();
-  if (warp > 0) return;
-  sum_over_warps(shared);
-  if (threadIdx.x != 0) return;
-  Run<ClassRows> run = shared.runs[0];
-  for (int w = 1; w < kChunkWarps; ++w) run.add(shared.runs[32 * w]);
-  const ClassRows::Closed classes = run.close();
-  const BatchTotals& all = shared.all;
+__device__ __forceinline__ CosineSums cosine_sums(const ColumnTotals& columns, const TileTotals& tiles,
+                                                  const ClassRows::Closed& classes, int t) {
+  CosineSums out;
+  out.valid = static_cast<double>(tiles.valid[t]);
+  out.zero = static_cast<double>(tiles.zero[t]);
+  out.norm = tiles.norm[t];
+  out.all_pairs = out.valid * (out.valid - 1);
+  out.within_pairs = static_cast<double>(classes.valid_pairs[t]);
+  out.all = columns.all - out.valid;
+  out.within = columns.within + tiles.within[t] - out.valid;
+  return out;
+}
 
-  store(a.blocks_ended, 0u);
-  const Results& results = a.results;
-  if (results.unit_counts != nullptr) {
-    store(results.unit_counts, all.counts[kDead]);
-    store(results.unit_counts + 1, all.counts[kAlwaysOn]);
+// One thread: the sums of the batch join those of the site.
+__device__ __forceinline__ void add_batch(const ColumnPassArguments& a, const FinishShared& shared,
+                                          const ClassRows::Closed& classes, double last_batch,
+                                          BatchSums& site) {
+  const auto& gates = shared.totals<ColumnTotals>(kGateCounts);
+  const auto& tiles = shared.totals<TileTotals>(kOfTiles);
+  if (a.results.unit_counts != nullptr) {
+    store(a.results.unit_counts, gates.counts[kDead]);
+    store(a.results.unit_counts + 1, gates.counts[kAlwaysOn]);
   }
-  if (results.site == nullptr || load(&a.admission->records) == 0) return;
   BatchSums batch;
   batch.batches = 1;
   batch.rows = static_cast<double>(a.rows);
   batch.width = static_cast<double>(a.width);
   batch.labelled = a.labelled ? 1 : 0;
-  batch.nonfinite = static_cast<double>(all.nonfinite);
-  batch.last_batch = results.header == nullptr ? 0 : load(&results.header->batch);
-  if (a.sums[0] != nullptr) batch.feature = cosine_sums(all, classes, 0);
-  if (a.sums[1] != nullptr) batch.gradient = cosine_sums(all, classes, 1);
-  if (a.gates != nullptr) {
-    batch.gates = gate_sums({a.rows, a.width, all.counts[kOpen], all.counts[kDisagreeAll],
-                             all.counts[kDisagreeWithin], classes.pairs});
+  batch.nonfinite = static_cast<double>(tiles.nonfinite);
+  batch.last_batch = last_batch;
+  if (a.sums[0] != nullptr) {
+    batch.feature = cosine_sums(shared.totals<ColumnTotals>(kFeatureSums), tiles, classes, 0);
   }
-  BatchSums site = load(results.site);
+  if (a.sums[1] != nullptr) {
+    batch.gradient = cosine_sums(shared.totals<ColumnTotals>(kGradientSums), tiles, classes, 1);
+  }
+  if (a.gates != nullptr) {
+    batch.gates = gate_sums({a.rows, a.width, gates.counts[kOpen], gates.counts[kDisagreeAll],
+                             gates.counts[kDisagreeWithin] + tiles.disagree, classes.pairs});
+  }
   accumulate(batch, site);
-  store(results.site, site);
+}
+
+// The block that ends last: all that is left of the batch. Few instructions, since they run once and have to
+// be fetched.
+__device__ __noinline__ void finish(const ColumnPassArguments& a, char* memory) {
+  FinishShared& shared = *reinterpret_cast<FinishShared*>(memory);
+  const Results& results = a.results;
+  const bool records = results.site != nullptr && load(&a.admission->records) != 0;
+  const double last_batch = results.header == nullptr ? 0 : load(&results.header->batch);
+  double* site = reinterpret_cast<double*>(&shared.site);
+  const bool has_word = records && threadIdx.x < kSiteDoubles;
+  double word = 0;
+  if (has_word) word = load(reinterpret_cast<const double*>(results.site) + threadIdx.x);
+  __syncthreads();  // the memory has been read to the end
+  if (has_word) site[threadIdx.x] = word;
+  const ClassRows::Closed classes = close_classes(a, shared.runs);
+  add_records(a, shared);
+  if (threadIdx.x == 0) {
+    store(a.blocks_ended, 0u);
+    add_batch(a, shared, classes, last_batch, shared.site);
+  }
+  if (threadIdx.x >= 32) return;
+  __syncwarp();
+  if (has_word) store(reinterpret_cast<double*>(results.site) + threadIdx.x, site[threadIdx.x]);
 }
 
 template <int kBatches>
-__global__ void __launch_bounds__(kColumnThreads, 2)
+__global__ void __launch_bounds__(kColumnThreads, 1)
     column_pass(const __grid_constant__ Batches<kBatches> batches) {
   TFC_DYNAMIC_SHARED(char, memory);
   const ColumnPassArguments& a = batches.of[kBatches == 1 ? 0 : blockIdx.y / kQuantities];
@@ -400,7 +417,8 @@ __global__ void __launch_bounds__(kColumnThreads, 2)
   const bool leads = warp_of_thread() == 0;
   ColumnTotals totals{};
   if (quantity == kGateCounts) {
-    const OpenRows::Closed closed = close_gates(a, column, reinterpret_cast<Run<OpenRows>*>(memory));
+    auto* runs = reinterpret_cast<Run<OpenRows>*>(memory);
+    const OpenRows::Closed closed = put_together<OpenRows, GateColumns>(a, a.gates, column, runs);
     if (leads) {
       count_units(a, column, closed, totals);
 #pragma unroll
@@ -408,10 +426,11 @@ __global__ void __launch_bounds__(kColumnThreads, 2)
     }
   } else {
     auto* runs = reinterpret_cast<Run<UnitSums>*>(memory);
+    const void* sums = a.sums[quantity];
     const UnitSums::Closed closed =
         a.sums_are_double
-            ? close_sums<DoubleColumns>(a, static_cast<const double*>(a.sums[quantity]), column, runs)
-            : close_sums<FloatColumns>(a, static_cast<const float*>(a.sums[quantity]), column, runs);
+            ? put_together<UnitSums, DoubleColumns>(a, static_cast<const double*>(sums), column, runs)
+            : put_together<UnitSums, FloatColumns>(a, static_cast<const float*>(sums), column, runs);
     if (leads) {
       double all = 0;
 #pragma unroll
@@ -463,8 +482,8 @@ cudaError_t launch(const OpenBatch* open, int64_t count, cudaStream_t stream) {
     batches.of[i] = arguments(open[i]);
     blocks = std::max(blocks, batches.of[i].blocks);
   }
-  constexpr int64_t kShared = std::max(
-      {sizeof(Run<UnitSums>) * kColumnThreads, sizeof(Run<OpenRows>) * kColumnThreads, sizeof(FinishShared)});
+  constexpr int64_t kShared = std::max({sizeof(Run<UnitSums>) * kColumnThreads / 2,
+                                        sizeof(Run<OpenRows>) * kColumnThreads / 2, sizeof(FinishShared)});
   static_assert(kShared <= 48 * 1024);
   const dim3 grid{static_cast<unsigned>(blocks), static_cast<unsigned>(kQuantities * count), 1};
   const dim3 block{kColumnThreads, 1, 1};

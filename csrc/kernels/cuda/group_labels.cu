@@ -68,10 +68,13 @@ inline int64_t shared_bytes(int64_t classes, int64_t warps) {
          (warps + 1) * classes * static_cast<int64_t>(sizeof(int32_t));
 }
 
-// Warps that have room for their counts; 0: too many classes, or too many rows for counts of 32 bits.
+// Warps that have room for their counts and enough to do; 0: too many classes, or too many rows for counts of
+// 32 bits.
 inline int64_t warps_with_room(int64_t n, int64_t classes) {
   if (n >> 31 != 0) return 0;
+  constexpr int64_t kFewestRows = 128;  // of a warp
   int64_t warps = kMostWarps;
+  while (warps > 1 && (warps - 1) * kFewestRows >= n) --warps;
   while (warps > 0 && shared_bytes(classes, warps) > kMostSharedBytes) warps /= 2;
   return warps;
 }
@@ -94,14 +97,21 @@ __global__ void __launch_bounds__(32 * kMostWarps, 1) group_few_classes(const Gr
   const int64_t begin = warp * range;
   const int64_t end = begin + range < a.n ? begin + range : a.n;
   const auto walk = [&](const auto& use) {
-#pragma unroll 4
-    for (int64_t first = begin; first < end; first += 32) {
-      const int64_t row = first + lane;
-      const int64_t label = row < end ? load(a.labels + row) : 0;
-      const int own = row < end ? static_cast<int>(nearest_class(label, a.classes)) : -1;
-      const unsigned same = __match_any_sync(kFullWarp, own);
-      use(row, label, own, same);
-      __syncwarp();
+    constexpr int kAtOnce = 4;
+    for (int64_t first = begin; first < end; first += 32 * kAtOnce) {
+      int64_t labels[kAtOnce];
+#pragma unroll
+      for (int k = 0; k < kAtOnce; ++k) {
+        const int64_t row = first + 32 * k + lane;
+        labels[k] = row < end ? load(a.labels + row) : 0;
+      }
+#pragma unroll
+      for (int k = 0; k < kAtOnce; ++k) {
+        const int64_t row = first + 32 * k + lane;
+        const int own = row < end ? static_cast<int>(nearest_class(labels[k], a.classes)) : -1;
+        use(row, labels[k], own, __match_any_sync(kFullWarp, own));
+        __syncwarp();
+      }
     }
   };
   int64_t wrong = a.n;

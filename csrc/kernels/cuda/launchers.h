@@ -25,6 +25,7 @@ struct Groups {
   const int64_t* class_ptr = nullptr;  // [classes + 1] position at which each class begins
   const int32_t* label_at = nullptr;   // [n] class of the row at each position; null: looked up in class_ptr
   int64_t classes = 0;                 // needed where label_at is null
+  int64_t entries = 0;                 // of order, whose first ones may be read before it is known to fit
 };
 
 struct Batch {

@@ -61,7 +61,7 @@ Plan make_plan(Job job, Scalar scalar, int64_t rows, int64_t width, bool labelle
     constexpr int64_t kThreads = 256;
     const int64_t pieces = divide_up(width, 16 / plan.scalar_bytes());
     plan.pieces = 1;
-    plan.rows_at_once = 4;
+    plan.rows_at_once = plan.scalar == Scalar::kFloat64 ? 2 : 4;
     plan.threads = static_cast<int>(std::clamp<int64_t>(divide_up(pieces, 32) * 32, 32, kThreads));
     while ((plan.shared_bytes = row_pass_bytes(plan)) > device.shared_bytes) {
       plan.threads = plan.threads / 64 * 32;

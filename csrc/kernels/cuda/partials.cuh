@@ -30,23 +30,21 @@ enum ChunkFlag : int32_t {
   kHasTail = 8
 };
 
-// Rows of a chunk, by tensor where there are two (feature, gradient).
+// The classes of a chunk. By tensor where there are two (feature, gradient).
 struct ChunkTotals {
   int32_t flags;
   int32_t head_rows, tail_rows;
   int32_t head_valid[2], tail_valid[2];  // on the way, the tail is the class at hand
-  int32_t valid[2], zero[2];
-  int32_t nonfinite;
   int32_t unused;
   int64_t inner_pairs;           // pairs of rows of classes that lie wholly inside
   int64_t inner_valid_pairs[2];  // ordered pairs of their valid rows
-  double norm[2];
 };
 
-// Of the classes that lie wholly inside a chunk, over the columns of one tile.
+// What is only added up, over all tiles of all chunks. `within` and `disagree` are of the classes that lie
+// wholly inside a chunk; what is told of rows is told by the first tile.
 struct TileTotals {
-  double within[2];
-  int64_t disagree;
+  double within[2], norm[2];
+  int64_t disagree, valid[2], zero[2], nonfinite;
 };
 
 // What is counted of units.
@@ -91,17 +89,18 @@ struct UnitSums {
   }
 };
 
-// Rows in which neighbouring units are open.
+// Rows in which neighbouring units are open. A batch has less than 2^31 rows.
 struct OpenRows {
   struct Closed {
-    int64_t open[kUnitsPerLane] = {}, disagree = 0;
+    int32_t open[kUnitsPerLane] = {};
+    int64_t disagree = 0;
     __device__ void add(const Closed& other) {
 #pragma unroll
       for (int i = 0; i < kUnitsPerLane; ++i) open[i] += other.open[i];
       disagree += other.disagree;
     }
   };
-  int64_t open[kUnitsPerLane] = {}, rows = 0;
+  int32_t open[kUnitsPerLane] = {}, rows = 0;
   __device__ void add(const OpenRows& other) {
 #pragma unroll
     for (int i = 0; i < kUnitsPerLane; ++i) open[i] += other.open[i];
@@ -112,7 +111,7 @@ struct OpenRows {
 #pragma unroll
     for (int i = 0; i < kUnitsPerLane; ++i) {
       closed.open[i] = open[i];
-      closed.disagree += open[i] * (open[i] - rows);
+      closed.disagree += int64_t{open[i]} * (open[i] - rows);
     }
     return closed;
   }

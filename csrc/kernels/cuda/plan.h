@@ -67,8 +67,8 @@ constexpr int kBatchesAtOnce = 16;
 // A class of at most chunk_rows / kSmallClass rows is not cut; by as much a chunk may grow.
 constexpr int kSmallClass = 8;
 
-// A block of the column pass: 8 warps take 8 ranges of chunks; a lane has 4 columns.
-constexpr int kColumnThreads = 256;
+// A block of the column pass: 16 warps take 16 ranges of chunks; a lane has 4 columns.
+constexpr int kColumnThreads = 512;
 constexpr int kUnitsPerLane = 4;
 constexpr int kColumnsPerBlock = 32 * kUnitsPerLane;
 

@@ -23,7 +23,7 @@ struct Scales {
     }
   }
   // Thread 0 keeps a book of the norms.
-  __device__ __forceinline__ void set(int t, int r, const RowScale<Sum>& row, ChunkTotals& totals) {
+  __device__ __forceinline__ void set(int t, int r, const RowScale<Sum>& row, TileTotals& totals) {
     scale[t][r] = row.scale;
     kinds |= static_cast<unsigned>(row.kind) << (2 * (t * kRows + r));
     if (row.norm != row.norm) nonfinite |= 1u << r;
@@ -94,7 +94,7 @@ __device__ __forceinline__ void find_scales(const uint4 (&piece)[kTensors][kRows
       const float sum = __shfl_sync(kFullWarp, mine, lane_of_value<kValues>(t * kRows + r));
       if (r >= count) continue;
       if (is_in_range(sum)) {
-        scales.set(t, r, scale_in_range(sum), *shared.totals);
+        scales.set(t, r, scale_in_range(sum), *shared.tile);
         continue;
       }
       double wide = 0;  // the same branch for all threads, since all have the same sum
@@ -106,32 +106,36 @@ __device__ __forceinline__ void find_scales(const uint4 (&piece)[kTensors][kRows
           wide += value * value;
         }
       }
-      scales.set(t, r, scale_from_double(block_sum(wide, shared.wide)), *shared.totals);
+      scales.set(t, r, scale_from_double(block_sum(wide, shared.wide)), *shared.tile);
     }
   }
 }
 
-// sum += unit rows, all of which are plain, added up before they join the sum.
+// sum += unit rows from ... upto - 1 of those at hand, added up before they join the sum. They are plain.
 template <typename T, int kTensors, int kPieces, int kRows>
 __device__ __forceinline__ void add_plain_rows(
-    const uint4 (&piece)[kTensors][kRows][kPieces], const Scales<T, kTensors, kRows>& scales,
-    typename Element<T>::Sum (&sum)[kTensors][kPieces * kPiece<T>]) {
+    const uint4 (&piece)[kTensors][kRows][kPieces], const Scales<T, kTensors, kRows>& scales, int from,
+    int upto, typename Element<T>::Sum (&sum)[kTensors][kPieces * kPiece<T>]) {
+  using Sum = typename Element<T>::Sum;
 #pragma unroll
   for (int t = 0; t < kTensors; ++t) {
+    Sum scale[kRows];
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) scale[r] = r >= from && r < upto ? scales.scale[t][r] : 0;
 #pragma unroll
     for (int p = 0; p < kPieces; ++p) {
 #pragma unroll
       for (int i = 0; i < kPiece<T>; ++i) {
-        typename Element<T>::Sum block = 0;
+        Sum block = 0;
 #pragma unroll
-        for (int r = 0; r < kRows; ++r) block += Element<T>::value(piece[t][r][p], i) * scales.scale[t][r];
+        for (int r = 0; r < kRows; ++r) block += Element<T>::value(piece[t][r][p], i) * scale[r];
         sum[t][p * kPiece<T> + i] += block;
       }
     }
   }
 }
 
-// The same of rows from ... upto - 1 of any sort.
+// The same of rows of any sort.
 template <typename T, int kTensors, int kPieces, int kRows>
 __device__ __forceinline__ void add_unit_rows(
     const uint4 (&piece)[kTensors][kRows][kPieces], const Scales<T, kTensors, kRows>& scales, int from,
@@ -186,17 +190,30 @@ __global__ void __launch_bounds__(kMaxThreads, kFused ? 1 : 2) row_pass(const Ro
   TFC_DYNAMIC_SHARED(char, memory);
   const RowPassShared shared(memory, kTensors * kRows * kPieces, kTensors * kRows);
   const bool leads = threadIdx.x == 0;
-  ChunkTotals& totals = *shared.totals;  // only thread 0 looks at it
-  if (leads) totals = ChunkTotals{};
+  ChunkTotals& totals = *shared.totals;  // only thread 0 looks at them
+  TileTotals& tile = *shared.tile;
+  if (leads) {
+    totals = ChunkTotals{};
+    tile = TileTotals{};
+  }
+  // All that a block must know before its rows can come is asked for at once.
+  const Boundaries boundaries(a.groups);
+  const int64_t wanted = blockIdx.x * int64_t{a.chunk_rows};
+  int32_t next_row[kRows];
+#pragma unroll
+  for (int r = 0; r < kRows; ++r) {
+    const bool exists = wanted + r < a.rows && wanted + r < a.groups.entries;
+    next_row[r] = exists ? static_cast<int32_t>(load(a.groups.order + wanted + r)) : 0;
+  }
   const bool labelled = labels_fit(a.groups, a.results, a.rows);
   if (leads && blockIdx.x == 0 && blockIdx.y == 0) {
     store(a.blocks_ended, 0u);
     store(a.admission, admit(a.results, a.groups.class_ptr != nullptr, labelled, a.rows, a.width));
   }
 
-  const Cut first = cut_at(a, labelled, blockIdx.x * int64_t{a.chunk_rows});
+  const Cut first = cut_at(a, boundaries, labelled, wanted);
   const int32_t begin = first.position;
-  const int32_t end = cut_at(a, labelled, (blockIdx.x + int64_t{1}) * a.chunk_rows).position;
+  const int32_t end = cut_at(a, boundaries, labelled, wanted + a.chunk_rows).position;
   ColumnSums<T, kCosines, kCounts, kTensors, kPieces> sums;
   sums.clear();
   ClassSpan span = begin < end ? first.span : ClassSpan{begin, begin};
@@ -233,7 +250,8 @@ __global__ void __launch_bounds__(kMaxThreads, kFused ? 1 : 2) row_pass(const Ro
       }
     }
     if (leads) totals.tail_valid[0] = totals.tail_valid[1] = 0;
-    span = span.end < end ? class_at(a.groups, labelled, a.rows, span.end) : ClassSpan{span.end, span.end};
+    span = span.end < end ? class_at(a.groups, boundaries, labelled, a.rows, span.end)
+                          : ClassSpan{span.end, span.end};
   };
 
   // Where the rows of the block begin for this thread, if each of its pieces is 16 aligned bytes.
@@ -242,7 +260,6 @@ __global__ void __launch_bounds__(kMaxThreads, kFused ? 1 : 2) row_pass(const Ro
   const char* const from_tensor[2] = {static_cast<const char*>(a.feature) + first_byte,
                                       static_cast<const char*>(a.gradient) + first_byte};
   const int32_t bytes_apart = static_cast<int32_t>(16 * blockDim.x);  // of two pieces
-  int32_t next_row[kRows];
   const auto find_next_rows = [&](int32_t position) {
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
@@ -290,7 +307,7 @@ __global__ void __launch_bounds__(kMaxThreads, kFused ? 1 : 2) row_pass(const Ro
     }
   };
 
-  find_next_rows(begin);
+  if (!labelled || begin != wanted || a.groups.entries < a.rows) find_next_rows(begin);
   load_next_rows(begin);
   for (int32_t position = begin; position < end; position += kRows, turn ^= 1) {
     const int count = end - position < kRows ? end - position : kRows;
@@ -321,52 +338,47 @@ __global__ void __launch_bounds__(kMaxThreads, kFused ? 1 : 2) row_pass(const Ro
 #pragma unroll
         for (int r = 0; r < kRows; ++r) {
           if (r >= count) continue;
-          scales.set(t, r, load(static_cast<const RowScale<Sum>*>(a.scales[t]) + row[r]), totals);
+          scales.set(t, r, load(static_cast<const RowScale<Sum>*>(a.scales[t]) + row[r]), tile);
         }
       }
     }
     if constexpr (kCosines) {
-      if (leads) totals.nonfinite += __popc(scales.nonfinite);
+      if (leads) tile.nonfinite += __popc(scales.nonfinite);
     }
-    bool plain = false;  // and of one class
-    if constexpr (kCosines) plain = scales.plain && span.end - position >= kRows;
+    bool plain = false;
+    if constexpr (kCosines) plain = scales.plain;
+    const bool one_class = span.end - position >= kRows;
 
-    if constexpr (kCosines) {
+    if constexpr (kTensors == 2) {
       if (plain) {
-        if constexpr (kTensors == 2) {
-          const auto pass_gradients = [&](const auto& store_passed) {
+        GateCounts<T> before[kPieces];
 #pragma unroll
-            for (int r = 0; r < kRows; ++r) {
-#pragma unroll
-              for (int p = 0; p < kPieces; ++p) {
-                store_passed(r, p, sums.open[p].pass(piece[0][r][p], piece[1][r][p]));
-              }
-            }
-          };
-          if (whole && a.grad_in != nullptr) {
-            char* to_tensor = static_cast<char*>(a.grad_in) + first_byte;
-            pass_gradients([&](int r, int p, const uint4& passed) {
-              char* at = to_tensor + at_row(row[r], a.pitches[2]) + p * bytes_apart;
-              store(reinterpret_cast<uint4*>(at), passed);
-            });
-          } else {
-            pass_gradients([&](int r, int p, const uint4& passed) {
-              store_grad_in<T>(a, row[r], column_of<T, kPieces>(p), passed);
-            });
-          }
-        } else if constexpr (kCounts) {
+        for (int p = 0; p < kPieces; ++p) before[p] = sums.open[p];
+        const auto pass_gradients = [&](const auto& store_passed) {
 #pragma unroll
           for (int r = 0; r < kRows; ++r) {
 #pragma unroll
-            for (int p = 0; p < kPieces; ++p) sums.open[p].count(piece[0][r][p]);
+            for (int p = 0; p < kPieces; ++p) {
+              store_passed(r, p, sums.open[p].pass(piece[0][r][p], piece[1][r][p]));
+            }
           }
+        };
+        if (whole && a.grad_in != nullptr) {
+          char* to_tensor = static_cast<char*>(a.grad_in) + first_byte;
+          pass_gradients([&](int r, int p, const uint4& passed) {
+            char* at = to_tensor + at_row(row[r], a.pitches[2]) + p * bytes_apart;
+            store(reinterpret_cast<uint4*>(at), passed);
+          });
+        } else {
+          pass_gradients([&](int r, int p, const uint4& passed) {
+            store_grad_in<T>(a, row[r], column_of<T, kPieces>(p), passed);
+          });
         }
-        add_plain_rows<T, kTensors, kPieces, kRows>(piece, scales, sums.sum);
-        if constexpr (kFused) plain_rows.of_class += kRows;
-      }
-    }
-    if constexpr (kTensors == 2) {
-      if (!plain) {
+        if (!one_class) {  // they are counted class by class
+#pragma unroll
+          for (int p = 0; p < kPieces; ++p) sums.open[p] = before[p];
+        }
+      } else {
 #pragma unroll
         for (int r = 0; r < kRows; ++r) {
 #pragma unroll
@@ -380,30 +392,36 @@ __global__ void __launch_bounds__(kMaxThreads, kFused ? 1 : 2) row_pass(const Ro
     }
 
     // Class by class.
+    const bool are_counted = kTensors == 2 && plain && one_class;
     for (int from = 0; from < count;) {
       const int32_t left = span.end - position;
-      const int upto = left < count ? left : count;
-      if (!plain) {
-        if constexpr (kCosines) {
+      int upto = left < count ? left : count;
+      if (upto <= from) upto = from + 1;  // it ends, whatever class_ptr holds
+      if constexpr (kCosines) {
+        if (plain) {
+          add_plain_rows<T, kTensors, kPieces, kRows>(piece, scales, from, upto, sums.sum);
+        } else {
           add_unit_rows<T, kTensors, kPieces, kRows>(piece, scales, from, upto, sums.sum);
         }
-        if constexpr (kCounts) {
-#pragma unroll
-          for (int r = 0; r < kRows; ++r) {
-            if (r < from || r >= upto) continue;
-#pragma unroll
-            for (int p = 0; p < kPieces; ++p) sums.open[p].count(piece[0][r][p]);
-          }
-        }
-      }
-      if constexpr (kCosines) {
-        if (leads && !(kFused && plain)) {
+        if (kFused && plain) {
+          plain_rows.of_class += upto - from;
+        } else if (leads) {
 #pragma unroll
           for (int t = 0; t < kTensors; ++t) {
 #pragma unroll
             for (int r = 0; r < kRows; ++r) {
               if (r >= from && r < upto) totals.tail_valid[t] += scales.scale[t][r] != 0;
             }
+          }
+        }
+      }
+      if constexpr (kCounts) {
+        if (!are_counted) {
+#pragma unroll
+          for (int r = 0; r < kRows; ++r) {
+            if (r < from || r >= upto) continue;
+#pragma unroll
+            for (int p = 0; p < kPieces; ++p) sums.open[p].count(piece[0][r][p]);
           }
         }
       }
@@ -423,8 +441,8 @@ __global__ void __launch_bounds__(kMaxThreads, kFused ? 1 : 2) row_pass(const Ro
             __shfl_sync(kFullWarp, plain_rows.norm_of_lane, lane_of_value<kTensors * kRows>(t * kRows + r));
       }
       if (leads) {
-        totals.valid[t] += plain_rows.count;
-        totals.norm[t] += norm;
+        tile.valid[t] += plain_rows.count;
+        tile.norm[t] += norm;
       }
     }
   }
@@ -442,22 +460,30 @@ __global__ void __launch_bounds__(kMaxThreads, kFused ? 1 : 2) row_pass(const Ro
       totals.tail_rows = end - span.begin;
     }
   }
-  TileTotals tile{};
   if ((flags & kHasInner) != 0) {
     sums.read_inner(shared);
     store_partial(a, kInnerSlot, sums);
     if constexpr (kCosines) {
 #pragma unroll
       for (int t = 0; t < kTensors; ++t) {
-        tile.within[t] = block_sum(shared.cell<double>(sums.kWithin + t), shared.wide);
+        const double within = block_sum(shared.cell<double>(sums.kWithin + t), shared.wide);
+        if (leads) tile.within[t] = within;
       }
     }
     if constexpr (kCounts) {
-      tile.disagree =
-          block_sum(shared.cell<int64_t>(sums.kDisagree), reinterpret_cast<int64_t*>(shared.wide));
+      int64_t* slots = reinterpret_cast<int64_t*>(shared.wide);
+      const int64_t disagree = block_sum(shared.cell<int64_t>(sums.kDisagree), slots);
+      if (leads) tile.disagree = disagree;
     }
   }
   if (!leads) return;
+  if (blockIdx.y != 0) {
+    for (int t = 0; t < 2; ++t) {
+      tile.norm[t] = 0;
+      tile.valid[t] = tile.zero[t] = 0;
+    }
+    tile.nonfinite = 0;
+  }
   store(a.tile_totals + (blockIdx.x * int64_t{gridDim.y} + blockIdx.y), tile);
   if (blockIdx.y != 0) return;
   totals.flags = flags;
@@ -481,7 +507,7 @@ cudaError_t launch(const RowPassArguments& a, const Plan& plan, cudaStream_t str
 // The shapes that make_plan knows.
 template <typename T, Job kJob>
 cudaError_t launch_shape(const RowPassArguments& a, const Plan& plan, cudaStream_t stream) {
-  if (!plan.fused) return launch<T, kJob, false, 1, 4, 256>(a, plan, stream);
+  if (!plan.fused) return launch<T, kJob, false, 1, sizeof(T) == 8 ? 2 : 4, 256>(a, plan, stream);
   if constexpr (kJob != Job::kGates && sizeof(T) < 8) {
     if (plan.pieces == 1 && plan.rows_at_once == 4) return launch<T, kJob, true, 1, 4, 512>(a, plan, stream);
     if constexpr (sizeof(T) == 4) {

@@ -11,10 +11,10 @@
 // A thread owns the same columns of every row, so sums never leave it; sums over classes that end within
 // the chunk go to shared memory in double, where a thread again only meets its own columns.
 //
-// Traffic: reads feature and gradient once, writes grad_in once; partial rows as told in plan.h; 120 bytes
-// per chunk of totals; order, 8 bytes per row; class_ptr, 256 bytes per class of a chunk (more than 31
-// classes: 512), from cache; the header by each block, and the sums of the site once (see admission.cuh). One
-// launch.
+// Traffic: reads feature and gradient once, writes grad_in once; partial rows as told in plan.h; 144 bytes
+// per chunk of totals; order, 8 bytes per row; class_ptr, 256 bytes per block (more than 31 classes: 256
+// or 512 per class of a chunk), from cache; the header by each block, and the sums of the site once (see
+// admission.cuh). One launch.
 #pragma once
 
 #include "admission.cuh"
@@ -49,19 +49,32 @@ struct ClassSpan {
   int32_t begin, end;  // positions
 };
 
+// Where the classes begin: of less than 32 classes each lane knows one boundary, and no more is read.
+struct Boundaries {
+  static constexpr int kFew = 32;
+  int32_t of_lane = 0;
+
+  __device__ __forceinline__ explicit Boundaries(const Groups& groups) {
+    if (groups.class_ptr == nullptr || groups.classes >= kFew) return;
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    of_lane = static_cast<int32_t>(load(groups.class_ptr + (lane < groups.classes ? lane : groups.classes)));
+  }
+};
+
 // The class of the row at `position`: the last one that begins at or before it; empty classes begin there,
-// too, and come earlier. A warp looks at 32 class boundaries at once. Without labels it is one class that
-// never ends, so that it takes no shared memory even if one chunk has all rows.
-__device__ __forceinline__ ClassSpan class_at(const Groups& groups, bool labelled, int32_t rows,
-                                              int32_t position) {
+// too, and come earlier. A warp looks at 32 boundaries at once. Without labels it is one class that never
+// ends, so that it takes no shared memory even if one chunk has all rows.
+__device__ __forceinline__ ClassSpan class_at(const Groups& groups, const Boundaries& boundaries,
+                                              bool labelled, int32_t rows, int32_t position) {
   if (!labelled) return {0, rows + 1};
   const int lane = static_cast<int>(threadIdx.x) % 32;
+  int32_t begin = boundaries.of_lane;
   int64_t low = 0, high = groups.classes;
   for (;;) {
     const int64_t step = (high - low + 30) / 31;  // the last lane is at `high`
     const int64_t wanted = low + lane * step;
     const int64_t index = wanted < high ? wanted : high;
-    const int32_t begin = static_cast<int32_t>(load(groups.class_ptr + index));
+    if (groups.classes >= Boundaries::kFew) begin = static_cast<int32_t>(load(groups.class_ptr + index));
     const unsigned before = __ballot_sync(kFullWarp, index < high && begin <= position);
     const int last = before == 0 ? 0 : __popc(before) - 1;
     if (step == 1) {
@@ -80,10 +93,11 @@ struct Cut {
 
 // The chunk that would begin at `wanted` begins with its class if that is a small one, so that most small
 // classes lie wholly inside a chunk; by an eighth at most chunks differ in their length.
-__device__ __forceinline__ Cut cut_at(const RowPassArguments& a, bool labelled, int64_t wanted) {
+__device__ __forceinline__ Cut cut_at(const RowPassArguments& a, const Boundaries& boundaries, bool labelled,
+                                      int64_t wanted) {
   if (wanted >= a.rows) return {a.rows, {a.rows, a.rows}};
   const int32_t position = static_cast<int32_t>(wanted);
-  const ClassSpan span = class_at(a.groups, labelled, a.rows, position);
+  const ClassSpan span = class_at(a.groups, boundaries, labelled, a.rows, position);
   const bool is_small = labelled && span.end - span.begin <= a.chunk_rows / kSmallClass;
   return {is_small ? span.begin : position, span};
 }
@@ -98,7 +112,7 @@ constexpr int inner_cells(int tensors, int pieces, int elements, bool cosines, b
 // pieces: those of all tensors and rows that a thread has under way.
 inline int64_t row_pass_shared_bytes(int64_t threads, int64_t pieces, int64_t squares, int64_t cells) {
   return 16 * pieces * threads + 32 * static_cast<int64_t>(sizeof(double)) +
-         static_cast<int64_t>(sizeof(ChunkTotals)) +
+         static_cast<int64_t>(sizeof(ChunkTotals) + sizeof(TileTotals)) +
          2 * (threads / 32) * squares * static_cast<int64_t>(sizeof(float)) + cells * threads * 8;
 }
 
@@ -107,6 +121,7 @@ struct RowPassShared {
   uint4* coming;        // [pieces][threads] of the rows to come; a thread meets its own only
   double* wide;         // [32] for sums of double over the block
   ChunkTotals* totals;  // of thread 0
+  TileTotals* tile;     // likewise
   float* squares;       // [2][warps][squares]
   char* inner;          // [inner_cells][threads]
 
@@ -115,7 +130,8 @@ struct RowPassShared {
     memory += 16 * pieces * static_cast<int>(blockDim.x);
     wide = reinterpret_cast<double*>(memory);
     totals = reinterpret_cast<ChunkTotals*>(memory + 32 * sizeof(double));
-    squares = reinterpret_cast<float*>(totals + 1);
+    tile = reinterpret_cast<TileTotals*>(totals + 1);
+    squares = reinterpret_cast<float*>(tile + 1);
     inner = reinterpret_cast<char*>(squares + 2 * (blockDim.x / 32) * num_squares);
   }
   __device__ __forceinline__ uint4& coming_piece(int index) const {

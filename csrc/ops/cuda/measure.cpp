@@ -55,7 +55,7 @@ Request request(Job job, const at::Tensor& feature, const at::Tensor& gradient, 
   }
   if (groups.labelled()) {
     batch.groups = {groups.order.const_data_ptr<int64_t>(), groups.class_ptr.const_data_ptr<int64_t>(),
-                    nullptr, groups.class_ptr.numel() - 1};
+                    nullptr, groups.class_ptr.numel() - 1, groups.order.numel()};
   }
   return made;
 }
