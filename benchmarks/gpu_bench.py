@@ -1,6 +1,6 @@
 """Kernels and training steps on a GPU against torch's and against the speed of memory.
 
-    python benchmarks/gpu_bench.py --json FILE [--seconds 3] [--only PART]
+    python benchmarks/gpu_bench.py --json FILE [--seconds 1] [--only PART]
 
 Part by part: relu_backward, means, matrix, steps, waits. Calls are interleaved, and ratios are
 medians over rounds. The file is written after each part; a part that fails leaves the others.
@@ -201,7 +201,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--json", type=Path, required=True, metavar="FILE", help="for the results")
-    parser.add_argument("--seconds", type=float, default=3.0, help="per row (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=1.0, help="per row (default: %(default)s)")
     parser.add_argument("--only", choices=PARTS, action="append", help="this part only")
     options = parser.parse_args(arguments)
     if not torch.cuda.is_available():

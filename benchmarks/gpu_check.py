@@ -10,7 +10,7 @@
 
 Each stage ends within nine minutes and can be run alone, all but build on what was built before; a
 stage that fails leaves the others. --out gets gpu_check.json (device, versions, outcome of each
-stage), bench.json, tests.xml and a log per stage; --work what is built (default: below --out).
+stage, times), tests.xml and a log per stage; --work what is built (default: below --out).
 
 The exit status is 0 if no stage that was run failed.
 """
@@ -29,6 +29,7 @@ import threading
 import time
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +37,14 @@ import gpu_build
 from gpu_build import ROOT
 
 STAGE_SECONDS = 530.0
-_SMALL = "test_results_are_the_cpus or rows_of_all_sorts or test_records_"
 # racecheck cannot bear the library's products on Hopper ("failed to handle a hardware exception").
-_WITHOUT_PRODUCTS = (
-    "(rows_of_all_sorts or without_products or test_results_are_the_cpus)"
-    " and not (matrix or spread or cross or gradient or histogram)"
-)
+CHECKS = {
+    "memcheck": "test_results_are_the_cpus or rows_of_all_sorts or test_records_",
+    "racecheck": (
+        "(rows_of_all_sorts or without_products or test_results_are_the_cpus)"
+        " and not (matrix or spread or cross or gradient or histogram)"
+    ),
+}
 _LOOK = """
 import json, platform, torch
 gpu = torch.cuda.is_available()
@@ -87,14 +90,15 @@ class Stage:
         self._until = time.monotonic() + STAGE_SECONDS
 
     def run(
-        self, command: Sequence[str], *, folder: Path | None = None, seconds: float = STAGE_SECONDS
+        self, command: Sequence[str], *, folder: Path | None = None, log: Path | None = None
     ) -> None:
-        """Run a command, its output going to stdout and the log.
+        """Run a command, its output going to stdout and the log, or another one.
 
         Raises:
             StageError: It failed, or took too long and was ended.
         """
-        left = min(seconds, self._until - time.monotonic())
+        left = self._until - time.monotonic()
+        log = log or self._log
         environment = os.environ | {"PYTHONUNBUFFERED": "1", "TFC_FAST_REQUIRE_GPU": "1"}
         environment["PYTHONPATH"] = str(self.site)
         print(f"$ {' '.join(command)}", flush=True)
@@ -119,10 +123,10 @@ class Stage:
         told: list[str] = []
         try:
             assert process.stdout is not None
-            with self._log.open("a") as log:
+            with log.open("a") as file:
                 for line in process.stdout:
                     print(line, end="", flush=True)
-                    log.write(line)
+                    file.write(line)
                     told.append(line.rstrip())
             status = process.wait()
         finally:
@@ -130,7 +134,7 @@ class Stage:
         if ended.is_set():
             raise StageError(f"ended after {left:.0f} s: {' '.join(command[:4])} ...")
         if status != 0:
-            raise StageError(f"exit status {status}, see {self._log.name}: {_reason(told)}")
+            raise StageError(f"exit status {status}, see {log.name}: {_reason(told)}")
 
 
 def _reason(lines: Sequence[str]) -> str:
@@ -173,21 +177,25 @@ def sanitize(stage: Stage) -> dict[str, Any]:
     tool = shutil.which("compute-sanitizer") or (beside_nvcc.exists() and str(beside_nvcc))
     if not tool:
         raise LeftOut("compute-sanitizer was not found (PATH, /usr/local/cuda/bin)")
-    # Each tensor in an allocation of its own, so that memcheck sees where it ends.
-    os.environ["PYTORCH_NO_CUDA_MEMORY_CACHING"] = "1"
     folder = _away(stage)
-    outcomes = {}
-    for check, chosen in (("memcheck", _SMALL), ("racecheck", _WITHOUT_PRODUCTS)):
+
+    def outcome(check: str, chosen: str) -> str:
         command = [str(tool), "--tool", check, "--kernel-name", "kns=tfc4cuda"]
         command += ["--error-exitcode", "99", sys.executable, "-m", "pytest", "tests/cuda", "-q"]
         command += ["-p", "no:cacheprovider", "-x", "-k", chosen]
         try:
-            stage.run(command, folder=folder, seconds=STAGE_SECONDS / 2)
-            outcomes[check] = "passed"
+            stage.run(command, folder=folder, log=stage.out / f"{check}.log")
         except StageError as error:
-            outcomes[check] = f"failed: {error}"
+            return f"failed: {error}"
+        return "passed"
+
+    # Each tensor in an allocation of its own, so that memcheck sees where it ends.
+    os.environ["PYTORCH_NO_CUDA_MEMORY_CACHING"] = "1"
+    with ThreadPoolExecutor() as pool:
+        running = {check: pool.submit(outcome, check, chosen) for check, chosen in CHECKS.items()}
     del os.environ["PYTORCH_NO_CUDA_MEMORY_CACHING"]
-    if any(outcome != "passed" for outcome in outcomes.values()):
+    outcomes = {check: found.result() for check, found in running.items()}
+    if any(found != "passed" for found in outcomes.values()):
         raise StageError("; ".join(f"{check}: {told}" for check, told in outcomes.items()))
     return outcomes
 
@@ -290,6 +298,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         results = json.loads(file.read_text())
     for name in [name for name in STAGES if name in chosen]:
         results["stages"][name] = run_stage(name, out, work, options.architectures)
+        if name == "bench" and (out / "bench.json").exists():
+            results["bench"] = json.loads((out / "bench.json").read_text())
         results["machine"] = look(work)
         file.write_text(json.dumps(results, indent=2) + "\n")
     print(f"\n{results['machine']}")

@@ -39,6 +39,8 @@ def only_with_a_gpu(device: torch.device) -> None:
 def no_waiting() -> Iterator[None]:
     """Any wait for the device is an error."""
     torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    yield
-    torch.cuda.set_sync_debug_mode("default")
+    try:
+        torch.cuda.set_sync_debug_mode("error")
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

@@ -22,6 +22,9 @@ from torch import Tensor
 
 from tfc_fast import gating, similarity
 
+# torch says so whenever it is asked to watch.
+pytestmark = pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
+
 # Widths on both sides of whole vectors, of a block's columns, and of what one block can hold.
 WIDTHS = (1, 7, 64, 130, 1000, 4096, 4100, 8200, 200_000)
 SHAPES = [(n, d) for n in (0, 1, 2, 3) for d in WIDTHS] + [(127, d) for d in WIDTHS]

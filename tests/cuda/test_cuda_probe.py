@@ -17,6 +17,9 @@ from tfc_fast import Probe
 from tfc_fast.models import MLP
 from tfc_fast.records import COLUMNS
 
+# torch says so whenever it is asked to watch.
+pytestmark = pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
+
 CLASSES = 5
 ROWS, FEATURES, WIDTH = 70, 20, 48
 STATISTICS = COLUMNS[3:]

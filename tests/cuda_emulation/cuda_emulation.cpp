@@ -411,7 +411,10 @@ const char* emulation_barrier(int index) {
 }
 long emulation_skipped() { return tfc::emulation::skipped; }
 
-void emulation_capture(uint64_t graph) { tfc::emulation::graph = graph; }
+// Called in the emulated extension, too.
+__attribute__((visibility("default"))) void emulation_capture(uint64_t graph) {
+  tfc::emulation::graph = graph;
+}
 
 const char* emulation_error() { return tfc::emulation::first_error.c_str(); }
 }

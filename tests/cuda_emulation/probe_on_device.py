@@ -5,7 +5,9 @@ Run by test_emulated_ops.py, through the emulated extension.
 
 from __future__ import annotations
 
+import ctypes
 import warnings
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -371,3 +373,116 @@ def test_labels_of_any_integer_dtype(dtype: torch.dtype) -> None:
 def test_the_recorder_is_the_one_for_a_device() -> None:
     with pytest.raises(ValueError, match=r"no recorder for meta; `tfc-fast info` says"):
         _C.Recorder(1, 0, 4, 1, 1, 8, torch.device("meta"))
+
+
+# ---- sums that wait for the end of the step -----------------------------------------------------
+
+
+class Deep(nn.Module):
+    """More gates than one launch puts together, of different widths."""
+
+    def __init__(self, gates: int) -> None:
+        super().__init__()
+        self.gates = nn.ModuleList(nn.ReLU() for _ in range(gates))
+
+    def forward(self, x: Tensor) -> Tensor:
+        total = x.sum() * 0
+        for width, gate in enumerate(self.gates, 1):
+            total = total + (gate(x[:, :width]) * x[:, :width]).sum()
+        return total
+
+
+def test_each_site_gets_its_own_sums() -> None:
+    net, x, y = Deep(19), torch.randn(30, 20, requires_grad=True), torch.arange(30) % 4
+    alone = {}
+    for index in range(19):
+        with Probe(net, sites=f"gates.{index}", num_classes=4) as probe:
+            for _ in range(2):
+                probe.batch(labels=y)
+                net(x).backward()
+                probe.step()
+        alone[f"gates.{index}"] = probe.history()
+    with Probe(net, num_classes=4) as probe:
+        for _ in range(2):
+            probe.batch(labels=y)
+            net(x).backward()
+            probe.step()
+    history = probe.history()
+    assert len(history) == 2 * 19
+    for name, expected in alone.items():
+        actual = history[history["site"] == name]
+        for column in STATISTICS:
+            np.testing.assert_array_equal(actual[column], expected[column], err_msg=name)
+
+
+def test_every_micro_batch_counts() -> None:
+    net = model()
+    with Probe(net, num_classes=2) as probe:
+        for _ in range(3):
+            probe.batch(labels=torch.tensor([0, 1, 1, 0]))
+            backward(net, 4)
+        probe.step()
+    assert probe.history()["n_rows"].tolist() == [12, 12]
+
+
+@pytest.fixture
+def capture() -> Iterator[Callable[[int], None]]:
+    """Says that a graph of that number is captured from now on, 0: none."""
+    function = ctypes.CDLL(_C.__file__).emulation_capture
+    function.argtypes = [ctypes.c_uint64]
+    yield function
+    function(0)
+
+
+def test_a_step_that_is_captured_as_a_whole(capture: Callable[[int], None]) -> None:
+    net, labels = model(), torch.zeros(6, dtype=torch.int64)
+    with Probe(net, num_classes=2) as probe:
+        for graph in (0, 7, 8, 0):
+            capture(graph)
+            probe.batch(labels=labels)
+            backward(net)
+            probe.step()
+        capture(0)
+    assert probe.history()["step"].tolist() == [1, 1, 2, 2, 3, 3, 4, 4]
+
+
+@pytest.mark.parametrize("labelled", [False, True])
+def test_a_backward_that_is_captured_alone(capture: Callable[[int], None], labelled: bool) -> None:
+    net, labels = model(), torch.zeros(6, dtype=torch.int64)
+    with Probe(net, num_classes=2 if labelled else None) as probe:
+        for graph in (0, 7, 0):
+            if labelled:
+                probe.batch(labels=labels)
+            capture(graph)
+            backward(net)
+            capture(0)
+            probe.step()
+    assert probe.history()["n_rows"].tolist() == [6] * 6
+
+
+def test_a_step_left_out_of_the_graph_is_told_of(capture: Callable[[int], None]) -> None:
+    net, labels = model(), torch.zeros(6, dtype=torch.int64)
+    with Probe(net, num_classes=2) as probe:
+        capture(7)
+        probe.batch(labels=labels)
+        backward(net)
+        capture(0)
+        with pytest.raises(RuntimeError, match=r"capture step\(\) as well"):
+            probe.step()
+        probe.batch(labels=labels)
+        backward(net)
+        probe.step()
+    assert probe.history()["n_rows"].tolist() == [6, 6]
+
+
+def test_a_capture_that_failed_leaves_nothing_behind(capture: Callable[[int], None]) -> None:
+    net, labels = model(), torch.zeros(6, dtype=torch.int64)
+    with Probe(net, num_classes=2) as probe:
+        capture(7)
+        probe.batch(labels=labels)
+        backward(net)
+        capture(0)
+        probe.batch(labels=labels)
+        backward(net)
+        probe.step()
+    assert probe.history()["n_rows"].tolist() == [6, 6]

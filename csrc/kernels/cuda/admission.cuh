@@ -1,7 +1,7 @@
 // Whether a batch of a probe may be recorded, decided on the device, where labels, step and sites are.
 //
-// Reads the header and the sums of the site, writes 16 bytes for the column pass, and, once per site, the
-// place of its units.
+// Reads 48 bytes of the header and of the sums of the site, writes 16 for the column pass, and, once per
+// site, the place of its units.
 #pragma once
 
 #include "launchers.h"
@@ -31,36 +31,51 @@ __device__ __forceinline__ bool labels_fit(const Groups& groups, const Results& 
          load(groups.class_ptr + groups.classes) == rows;
 }
 
+// What admission looks at, of the header and of the site.
+struct AdmissionState {
+  double enabled, batch, batch_rows;
+  double width, units_begin, last_batch;
+};
+
+// All at once, and early, so that nothing waits for it in the end.
+__device__ __forceinline__ AdmissionState admission_state(const Results& results) {
+  if (results.header == nullptr) return {};
+  const StepHeader* header = results.header;
+  const BatchSums* site = results.site;
+  return {load(&header->enabled), load(&header->batch),     load(&header->batch_rows),
+          load(&site->width),     load(&site->units_begin), load(&site->last_batch)};
+}
+
 // One thread, before the column pass writes anything.
-__device__ __forceinline__ Admission admit(const Results& results, bool labelled, bool labels_fit,
-                                           int64_t rows, int64_t width) {
+__device__ __forceinline__ Admission admit(const Results& results, const AdmissionState& state, bool labelled,
+                                           bool labels_fit, int64_t rows, int64_t width) {
   StepHeader* header = results.header;
   if (header == nullptr) return {-1, 1};
   const Admission refused{-1, 0};
-  if (load(&header->enabled) == 0) return refused;
+  if (state.enabled == 0) return refused;
   BatchSums* site = results.site;
-  const double begin = load(&site->units_begin);
   const auto refuse = [&](BatchFault kind, int64_t first, int64_t second) {
     report(header, kind, results.site_index, first, second);
     return refused;
   };
-  const int64_t width_before = static_cast<int64_t>(load(&site->width));
+  const int64_t begin = static_cast<int64_t>(state.units_begin);
+  const int64_t width_before = static_cast<int64_t>(state.width);
   if (begin >= 0 && width_before != width) return refuse(BatchFault::kWidthChanged, width_before, width);
   if (labelled) {
-    const double given = load(&header->batch_rows);
-    if (given == kWrongLabels) return refused;
-    if (given == kNoLabels || load(&site->last_batch) == load(&header->batch)) {
+    if (state.batch_rows == kWrongLabels) return refused;
+    if (state.batch_rows == kNoLabels || state.last_batch == state.batch) {
       return refuse(BatchFault::kLabelsMissing, rows, 0);
     }
     if (!labels_fit) {
-      return refuse(BatchFault::kLabelCount, static_cast<int64_t>(given), rows / results.rows_per_sample);
+      return refuse(BatchFault::kLabelCount, static_cast<int64_t>(state.batch_rows),
+                    rows / results.rows_per_sample);
     }
   }
   if (results.units == nullptr) return {-1, 1};
   if (begin >= 0) {
-    const int64_t end = static_cast<int64_t>(begin) + width;
+    const int64_t end = begin + width;
     if (end > results.units_capacity) return refuse(BatchFault::kUnitsBeyond, end, results.units_capacity);
-    return {static_cast<int64_t>(begin), 1};
+    return {begin, 1};
   }
   store(&site->width, static_cast<double>(width));
   const int64_t used = static_cast<int64_t>(load(&header->units_used));

@@ -196,6 +196,8 @@ __global__ void __launch_bounds__(kMaxThreads, kFused ? 1 : 2) row_pass(const Ro
     totals = ChunkTotals{};
     tile = TileTotals{};
   }
+  const bool admits = leads && blockIdx.x == 0 && blockIdx.y == 0;
+  if (admits) *shared.admission = admission_state(a.results);
   // All that a block must know before its rows can come is asked for at once.
   const Boundaries boundaries(a.groups);
   const int64_t wanted = blockIdx.x * int64_t{a.chunk_rows};
@@ -206,10 +208,6 @@ __global__ void __launch_bounds__(kMaxThreads, kFused ? 1 : 2) row_pass(const Ro
     next_row[r] = exists ? static_cast<int32_t>(load(a.groups.order + wanted + r)) : 0;
   }
   const bool labelled = labels_fit(a.groups, a.results, a.rows);
-  if (leads && blockIdx.x == 0 && blockIdx.y == 0) {
-    store(a.blocks_ended, 0u);
-    store(a.admission, admit(a.results, a.groups.class_ptr != nullptr, labelled, a.rows, a.width));
-  }
 
   const Cut first = cut_at(a, boundaries, labelled, wanted);
   const int32_t begin = first.position;
@@ -477,6 +475,11 @@ __global__ void __launch_bounds__(kMaxThreads, kFused ? 1 : 2) row_pass(const Ro
     }
   }
   if (!leads) return;
+  if (admits) {
+    store(a.blocks_ended, 0u);
+    const bool has_labels = a.groups.class_ptr != nullptr;
+    store(a.admission, admit(a.results, *shared.admission, has_labels, labelled, a.rows, a.width));
+  }
   if (blockIdx.y != 0) {
     for (int t = 0; t < 2; ++t) {
       tile.norm[t] = 0;

@@ -112,7 +112,7 @@ constexpr int inner_cells(int tensors, int pieces, int elements, bool cosines, b
 // pieces: those of all tensors and rows that a thread has under way.
 inline int64_t row_pass_shared_bytes(int64_t threads, int64_t pieces, int64_t squares, int64_t cells) {
   return 16 * pieces * threads + 32 * static_cast<int64_t>(sizeof(double)) +
-         static_cast<int64_t>(sizeof(ChunkTotals) + sizeof(TileTotals)) +
+         static_cast<int64_t>(sizeof(ChunkTotals) + sizeof(TileTotals) + sizeof(AdmissionState)) +
          2 * (threads / 32) * squares * static_cast<int64_t>(sizeof(float)) + cells * threads * 8;
 }
 
@@ -122,8 +122,9 @@ struct RowPassShared {
   double* wide;         // [32] for sums of double over the block
   ChunkTotals* totals;  // of thread 0
   TileTotals* tile;     // likewise
-  float* squares;       // [2][warps][squares]
-  char* inner;          // [inner_cells][threads]
+  AdmissionState* admission;
+  float* squares;  // [2][warps][squares]
+  char* inner;     // [inner_cells][threads]
 
   __device__ RowPassShared(char* memory, int pieces, int num_squares) {
     coming = reinterpret_cast<uint4*>(memory);
@@ -131,7 +132,8 @@ struct RowPassShared {
     wide = reinterpret_cast<double*>(memory);
     totals = reinterpret_cast<ChunkTotals*>(memory + 32 * sizeof(double));
     tile = reinterpret_cast<TileTotals*>(totals + 1);
-    squares = reinterpret_cast<float*>(tile + 1);
+    admission = reinterpret_cast<AdmissionState*>(tile + 1);
+    squares = reinterpret_cast<float*>(admission + 1);
     inner = reinterpret_cast<char*>(squares + 2 * (blockDim.x / 32) * num_squares);
   }
   __device__ __forceinline__ uint4& coming_piece(int index) const {
