@@ -199,6 +199,8 @@ inline void copy_async(uint4* shared, const uint4* global) {
   emulation::check_access(global, sizeof(uint4), alignof(uint4), false);
   emulation::begin_copy(shared, global, sizeof(uint4));
 }
+inline void forget_derived(uint4&) {}
+inline void prefetch(const void* address) { emulation::check_access(address, 1, 1, false); }
 inline void wait_for_copies() { emulation::end_copies(); }
 
 // IEEE half to float, bit by bit.

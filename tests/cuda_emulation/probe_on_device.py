@@ -408,11 +408,11 @@ def test_each_site_gets_its_own_sums() -> None:
             net(x).backward()
             probe.step()
     history = probe.history()
-    assert len(history) == 2 * 19
+    assert len(history["step"]) == 2 * 19
     for name, expected in alone.items():
-        actual = history[history["site"] == name]
         for column in STATISTICS:
-            np.testing.assert_array_equal(actual[column], expected[column], err_msg=name)
+            actual = history[column][history["site"] == name]
+            np.testing.assert_array_equal(actual, expected[column], err_msg=name)
 
 
 def test_every_micro_batch_counts() -> None:

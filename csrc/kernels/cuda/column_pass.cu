@@ -282,10 +282,18 @@ __device__ __forceinline__ void add_records(const ColumnPassArguments& a, Finish
   const int word = lane % kMostWords;
   const RecordSource source = source_of(a, warp % kRecords);
   int64_t sum = 0;  // 0 as a double, too
-#pragma unroll 2
-  for (int64_t i = warp / kRecords * 2 + lane / kMostWords; i < source.count; i += 2 * kWarps / kRecords) {
-    if (word >= source.words) break;
-    sum = sum_of_words(sum, load(source.first + i * source.words + word), word < source.doubles);
+  constexpr int kAtOnce = 8;
+  constexpr int kStep = 2 * kWarps / kRecords;
+  for (int64_t i = warp / kRecords * 2 + lane / kMostWords; i < source.count; i += kAtOnce * kStep) {
+    int64_t words[kAtOnce];
+#pragma unroll
+    for (int k = 0; k < kAtOnce; ++k) {
+      const int64_t record = i + k * kStep;
+      const bool exists = record < source.count && word < source.words;
+      words[k] = exists ? load(source.first + record * source.words + word) : 0;
+    }
+#pragma unroll
+    for (int k = 0; k < kAtOnce; ++k) sum = sum_of_words(sum, words[k], word < source.doubles);
   }
   sum = sum_of_words(sum, __shfl_xor_sync(kFullWarp, sum, kMostWords), word < source.doubles);
   if (lane < kMostWords) shared.of_warp[warp][word] = sum;

@@ -48,9 +48,26 @@ __device__ __forceinline__ void copy_async(uint4* shared, const uint4* global) {
                : "r"(static_cast<unsigned>(__cvta_generic_to_shared(shared))), "l"(global)
                : "memory");
 #else
-  *shared = *global;
+  asm volatile(
+      "{\n\t.reg .b32 x, y, z, w;\n\t"
+      "ld.global.v4.b32 {x, y, z, w}, [%1];\n\t"
+      "st.shared.v4.b32 [%0], {x, y, z, w};\n\t}"
+      :
+      : "r"(static_cast<unsigned>(__cvta_generic_to_shared(shared))), "l"(global)
+      : "memory");
 #endif
 }
+// What has been computed of the four words is computed again where it is used next, instead of being kept in
+// registers till then.
+__device__ __forceinline__ void forget_derived(uint4& words) {
+  asm volatile("" : "+r"(words.x), "+r"(words.y), "+r"(words.z), "+r"(words.w));
+}
+
+// Brings the line of an address that exists to the cache of the multiprocessor.
+__device__ __forceinline__ void prefetch(const void* address) {
+  asm volatile("prefetch.global.L1 [%0];" : : "l"(address));
+}
+
 // All that this thread has begun to copy is there, for this thread.
 __device__ __forceinline__ void wait_for_copies() {
 #if __CUDA_ARCH__ >= 800

@@ -165,6 +165,14 @@ __device__ __forceinline__ uint32_t open_halves<BFloat16>(const uint4& piece, in
   asm("set.gt.u32.bf16x2 %0, %1, %2;" : "=r"(mask) : "r"(word(piece, w)), "r"(0u));
   return mask;
 }
+#else  // both halves at once: bit 15 of each tells of magnitude > 0, magnitude <= infinity, sign
+template <>
+__device__ __forceinline__ uint32_t open_halves<BFloat16>(const uint4& piece, int w) {
+  const uint32_t both = word(piece, w);
+  const uint32_t magnitude = both & 0x7fff7fffu;
+  const uint32_t open = (magnitude + 0x7fff7fffu) & (0xff80ff80u - magnitude) & ~both & 0x80008000u;
+  return (open >> 15) * 0xffffu;
+}
 #endif
 
 // How often each element of a piece was open, up to 255 times; four to a word.
@@ -181,6 +189,13 @@ struct GateCounts {
 #pragma unroll
     for (int i = 0; i < kPiece<T>; ++i) {
       if (Element<T>::value(feature, i) > 0) words[i / 4] += 1u << (i % 4 * 8);
+    }
+  }
+  // Takes back what was counted.
+  __device__ __forceinline__ void uncount(const uint4& feature) {
+#pragma unroll
+    for (int i = 0; i < kPiece<T>; ++i) {
+      if (Element<T>::value(feature, i) > 0) words[i / 4] -= 1u << (i % 4 * 8);
     }
   }
   // Counts; gives the gradient behind the gates of a feature that has no NaN.
@@ -215,6 +230,10 @@ struct HalfGateCounts {
   __device__ __forceinline__ void count(const uint4& feature) {
 #pragma unroll
     for (int w = 0; w < kWords; ++w) words[w] += open_halves<T>(feature, w);
+  }
+  __device__ __forceinline__ void uncount(const uint4& feature) {
+#pragma unroll
+    for (int w = 0; w < kWords; ++w) words[w] -= open_halves<T>(feature, w);
   }
   __device__ __forceinline__ uint4 pass(const uint4& feature, const uint4& gradient) {
     uint4 out;

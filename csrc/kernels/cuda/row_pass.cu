@@ -41,19 +41,12 @@ struct Scales {
   }
 };
 
-// What is not yet in the totals, of rows that were plain.
-struct PlainRows {
-  int32_t count = 0;
-  int32_t of_class = 0;     // of the class at hand
-  double norm_of_lane = 0;  // sum of the norms of the rows that fell to this lane
-};
-
 // From the pieces that the block holds. Where all rows are finite and their norms of a usual size, each lane
-// finds the scale of one row and adds up its norms, and the book of thread 0 waits for the end of the chunk.
+// finds the scale of one row, those of the first warp add up its norms, and the book of thread 0 waits.
 template <typename T, int kTensors, int kPieces, int kRows>
 __device__ __forceinline__ void find_scales(const uint4 (&piece)[kTensors][kRows][kPieces],
                                             const RowPassShared& shared, int count, int turn,
-                                            Scales<T, kTensors, kRows>& scales, PlainRows& plain_rows) {
+                                            Scales<T, kTensors, kRows>& scales) {
   constexpr int kValues = kTensors * kRows;
   float squares[kValues];
 #pragma unroll
@@ -73,10 +66,9 @@ __device__ __forceinline__ void find_scales(const uint4 (&piece)[kTensors][kRows
     }
   }
   const float mine = block_sums<kValues>(squares, shared.squares, turn);
+  const RowScale<float> row = scale_in_range(mine);
   if (__ballot_sync(kFullWarp, is_in_range(mine)) == kFullWarp) {  // rows that are not there are zero
-    const RowScale<float> row = scale_in_range(mine);
-    plain_rows.norm_of_lane += row.norm;
-    plain_rows.count += kRows;
+    if (threadIdx.x < kValues) shared.norms[threadIdx.x] += row.norm;
 #pragma unroll
     for (int t = 0; t < kTensors; ++t) {
 #pragma unroll
@@ -91,10 +83,12 @@ __device__ __forceinline__ void find_scales(const uint4 (&piece)[kTensors][kRows
   for (int t = 0; t < kTensors; ++t) {
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
-      const float sum = __shfl_sync(kFullWarp, mine, lane_of_value<kValues>(t * kRows + r));
+      const int lane = lane_of_value<kValues>(t * kRows + r);
+      const float scale = __shfl_sync(kFullWarp, row.scale, lane);
+      const double norm = __shfl_sync(kFullWarp, row.norm, lane);
       if (r >= count) continue;
-      if (is_in_range(sum)) {
-        scales.set(t, r, scale_in_range(sum), *shared.tile);
+      if (is_in_range(__shfl_sync(kFullWarp, mine, lane))) {
+        scales.set(t, r, {scale, kUsual, norm}, *shared.tile);
         continue;
       }
       double wide = 0;  // the same branch for all threads, since all have the same sum
@@ -107,6 +101,20 @@ __device__ __forceinline__ void find_scales(const uint4 (&piece)[kTensors][kRows
         }
       }
       scales.set(t, r, scale_from_double(block_sum(wide, shared.wide)), *shared.tile);
+    }
+  }
+}
+
+// What has been computed of the rows at hand is computed again where it is used next: there are no registers
+// to keep it in.
+template <int kTensors, int kRows, int kPieces>
+__device__ __forceinline__ void forget_all(uint4 (&piece)[kTensors][kRows][kPieces]) {
+#pragma unroll
+  for (int t = 0; t < kTensors; ++t) {
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+#pragma unroll
+      for (int p = 0; p < kPieces; ++p) forget_derived(piece[t][r][p]);
     }
   }
 }
@@ -175,7 +183,7 @@ __device__ __forceinline__ void store_grad_in(const RowPassArguments& a, int32_t
 }
 
 // Bytes before a row, in one instruction with the address that they are added to.
-__device__ __forceinline__ uint64_t at_row(int32_t row, uint32_t pitch) {
+__device__ __forceinline__ uint64_t bytes_before(int32_t row, uint32_t pitch) {
   return static_cast<uint64_t>(static_cast<uint32_t>(row)) * pitch;
 }
 
@@ -196,17 +204,13 @@ __global__ void __launch_bounds__(kMaxThreads, kFused ? 1 : 2) row_pass(const Ro
     totals = ChunkTotals{};
     tile = TileTotals{};
   }
+  if (threadIdx.x < RowPassShared::kNorms) shared.norms[threadIdx.x] = 0;
   const bool admits = leads && blockIdx.x == 0 && blockIdx.y == 0;
   if (admits) *shared.admission = admission_state(a.results);
   // All that a block must know before its rows can come is asked for at once.
   const Boundaries boundaries(a.groups);
   const int64_t wanted = blockIdx.x * int64_t{a.chunk_rows};
-  int32_t next_row[kRows];
-#pragma unroll
-  for (int r = 0; r < kRows; ++r) {
-    const bool exists = wanted + r < a.rows && wanted + r < a.groups.entries;
-    next_row[r] = exists ? static_cast<int32_t>(load(a.groups.order + wanted + r)) : 0;
-  }
+  if (wanted < a.groups.entries) prefetch(a.groups.order + wanted);
   const bool labelled = labels_fit(a.groups, a.results, a.rows);
 
   const Cut first = cut_at(a, boundaries, labelled, wanted);
@@ -217,12 +221,15 @@ __global__ void __launch_bounds__(kMaxThreads, kFused ? 1 : 2) row_pass(const Ro
   ClassSpan span = begin < end ? first.span : ClassSpan{begin, begin};
   int32_t flags = begin < end && span.begin == begin ? kSplit : 0;
   int turn = 0;
-  PlainRows plain_rows;
+  int32_t plain_rows = 0;  // of the class at hand, that are not yet in the totals
   const auto count_class = [&] {
     if (leads) {
-      for (int t = 0; t < kTensors; ++t) totals.tail_valid[t] += plain_rows.of_class;
+      for (int t = 0; t < kTensors; ++t) {
+        totals.tail_valid[t] += plain_rows;
+        tile.valid[t] += plain_rows;
+      }
     }
-    plain_rows.of_class = 0;
+    plain_rows = 0;
   };
 
   // The class at hand has ended: it is the head, or lies wholly inside.
@@ -254,18 +261,11 @@ __global__ void __launch_bounds__(kMaxThreads, kFused ? 1 : 2) row_pass(const Ro
 
   // Where the rows of the block begin for this thread, if each of its pieces is 16 aligned bytes.
   const bool whole = a.aligned && column_of<T, kPieces>(kPieces - 1) + kPiece<T> <= a.width;
-  const int64_t first_byte = column_of<T, kPieces>(0) * int64_t{sizeof(T)};
-  const char* const from_tensor[2] = {static_cast<const char*>(a.feature) + first_byte,
-                                      static_cast<const char*>(a.gradient) + first_byte};
-  const int32_t bytes_apart = static_cast<int32_t>(16 * blockDim.x);  // of two pieces
-  const auto find_next_rows = [&](int32_t position) {
-#pragma unroll
-    for (int r = 0; r < kRows; ++r) {
-      next_row[r] = position + r;
-      if (labelled && position + r < end) {
-        next_row[r] = static_cast<int32_t>(load(a.groups.order + position + r));
-      }
-    }
+  const uint32_t first_byte = static_cast<uint32_t>(column_of<T, kPieces>(0)) * uint32_t{sizeof(T)};
+  const uint32_t bytes_apart = 16 * blockDim.x;  // of two pieces
+  // From cache: the lines of the order are asked for ahead of time.
+  const auto row_at = [&](int32_t position) {
+    return labelled ? static_cast<int32_t>(load(a.groups.order + position)) : position;
   };
   // The next rows begin to come, the first of which is at `position`; what is not there is zero.
   const auto load_next_rows = [&](int32_t position) {
@@ -276,7 +276,8 @@ __global__ void __launch_bounds__(kMaxThreads, kFused ? 1 : 2) row_pass(const Ro
       for (int t = 0; t < kTensors; ++t) {
 #pragma unroll
         for (int r = 0; r < kRows; ++r) {
-          const char* row = from_tensor[t] + at_row(next_row[r], a.pitches[t]);
+          const char* tensor = static_cast<const char*>(t == 0 ? a.feature : a.gradient);
+          const char* row = tensor + (bytes_before(row_at(position + r), a.pitches[t]) + first_byte);
 #pragma unroll
           for (int p = 0; p < kPieces; ++p) {
             copy_async(&shared.coming_piece((t * kRows + r) * kPieces + p),
@@ -296,8 +297,7 @@ __global__ void __launch_bounds__(kMaxThreads, kFused ? 1 : 2) row_pass(const Ro
           const int32_t column = column_of<T, kPieces>(p);
           uint4 piece = {0, 0, 0, 0};
           if (position + r < end && column < a.width) {
-            const int64_t row = labelled ? load(a.groups.order + position + r) : position + r;
-            piece = load_piece(tensor + row * stride, column, a.width, a.aligned);
+            piece = load_piece(tensor + row_at(position + r) * stride, column, a.width, a.aligned);
           }
           shared.coming_piece((t * kRows + r) * kPieces + p) = piece;
         }
@@ -305,16 +305,13 @@ __global__ void __launch_bounds__(kMaxThreads, kFused ? 1 : 2) row_pass(const Ro
     }
   };
 
-  if (!labelled || begin != wanted || a.groups.entries < a.rows) find_next_rows(begin);
   load_next_rows(begin);
   for (int32_t position = begin; position < end; position += kRows, turn ^= 1) {
     const int count = end - position < kRows ? end - position : kRows;
     uint4 piece[kTensors][kRows][kPieces];
-    int32_t row[kRows];
     wait_for_copies();
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
-      row[r] = next_row[r];
 #pragma unroll
       for (int t = 0; t < kTensors; ++t) {
 #pragma unroll
@@ -323,20 +320,20 @@ __global__ void __launch_bounds__(kMaxThreads, kFused ? 1 : 2) row_pass(const Ro
         }
       }
     }
-    find_next_rows(position + kRows);
     load_next_rows(position + kRows);
+    if (labelled && position + 2 * kRows < end) prefetch(a.groups.order + position + 2 * kRows);
 
     Scales<T, kTensors, kRows> scales;
     if constexpr (kCosines) scales.clear(count == kRows);
     if constexpr (kFused && kCosines) {
-      find_scales<T, kTensors, kPieces, kRows>(piece, shared, count, turn, scales, plain_rows);
+      find_scales<T, kTensors, kPieces, kRows>(piece, shared, count, turn, scales);
     } else if constexpr (kCosines) {
 #pragma unroll
       for (int t = 0; t < kTensors; ++t) {
 #pragma unroll
         for (int r = 0; r < kRows; ++r) {
           if (r >= count) continue;
-          scales.set(t, r, load(static_cast<const RowScale<Sum>*>(a.scales[t]) + row[r]), tile);
+          scales.set(t, r, load(static_cast<const RowScale<Sum>*>(a.scales[t]) + row_at(position + r)), tile);
         }
       }
     }
@@ -344,14 +341,13 @@ __global__ void __launch_bounds__(kMaxThreads, kFused ? 1 : 2) row_pass(const Ro
       if (leads) tile.nonfinite += __popc(scales.nonfinite);
     }
     bool plain = false;
-    if constexpr (kCosines) plain = scales.plain;
-    const bool one_class = span.end - position >= kRows;
+    if constexpr (kCosines) {
+      plain = scales.plain;
+      forget_all(piece);
+    }
 
     if constexpr (kTensors == 2) {
       if (plain) {
-        GateCounts<T> before[kPieces];
-#pragma unroll
-        for (int p = 0; p < kPieces; ++p) before[p] = sums.open[p];
         const auto pass_gradients = [&](const auto& store_passed) {
 #pragma unroll
           for (int r = 0; r < kRows; ++r) {
@@ -362,19 +358,16 @@ __global__ void __launch_bounds__(kMaxThreads, kFused ? 1 : 2) row_pass(const Ro
           }
         };
         if (whole && a.grad_in != nullptr) {
-          char* to_tensor = static_cast<char*>(a.grad_in) + first_byte;
           pass_gradients([&](int r, int p, const uint4& passed) {
-            char* at = to_tensor + at_row(row[r], a.pitches[2]) + p * bytes_apart;
+            char* to_tensor = static_cast<char*>(a.grad_in);
+            char* at =
+                to_tensor + (bytes_before(row_at(position + r), a.pitches[2]) + first_byte + p * bytes_apart);
             store(reinterpret_cast<uint4*>(at), passed);
           });
         } else {
           pass_gradients([&](int r, int p, const uint4& passed) {
-            store_grad_in<T>(a, row[r], column_of<T, kPieces>(p), passed);
+            store_grad_in<T>(a, row_at(position + r), column_of<T, kPieces>(p), passed);
           });
-        }
-        if (!one_class) {  // they are counted class by class
-#pragma unroll
-          for (int p = 0; p < kPieces; ++p) sums.open[p] = before[p];
         }
       } else {
 #pragma unroll
@@ -382,7 +375,7 @@ __global__ void __launch_bounds__(kMaxThreads, kFused ? 1 : 2) row_pass(const Ro
 #pragma unroll
           for (int p = 0; p < kPieces; ++p) {
             if (r >= count) continue;
-            store_grad_in<T>(a, row[r], column_of<T, kPieces>(p),
+            store_grad_in<T>(a, row_at(position + r), column_of<T, kPieces>(p),
                              gate_through<T>(piece[0][r][p], piece[1][r][p]));
           }
         }
@@ -390,7 +383,8 @@ __global__ void __launch_bounds__(kMaxThreads, kFused ? 1 : 2) row_pass(const Ro
     }
 
     // Class by class.
-    const bool are_counted = kTensors == 2 && plain && one_class;
+    forget_all(piece);
+    bool are_counted = kTensors == 2 && plain;  // all of them, as if they were of the class at hand
     for (int from = 0; from < count;) {
       const int32_t left = span.end - position;
       int upto = left < count ? left : count;
@@ -402,7 +396,7 @@ __global__ void __launch_bounds__(kMaxThreads, kFused ? 1 : 2) row_pass(const Ro
           add_unit_rows<T, kTensors, kPieces, kRows>(piece, scales, from, upto, sums.sum);
         }
         if (kFused && plain) {
-          plain_rows.of_class += upto - from;
+          plain_rows += upto - from;
         } else if (leads) {
 #pragma unroll
           for (int t = 0; t < kTensors; ++t) {
@@ -414,14 +408,19 @@ __global__ void __launch_bounds__(kMaxThreads, kFused ? 1 : 2) row_pass(const Ro
         }
       }
       if constexpr (kCounts) {
-        if (!are_counted) {
 #pragma unroll
-          for (int r = 0; r < kRows; ++r) {
-            if (r < from || r >= upto) continue;
+        for (int r = 0; r < kRows; ++r) {
+          if (are_counted ? r < upto : r < from || r >= upto) continue;
 #pragma unroll
-            for (int p = 0; p < kPieces; ++p) sums.open[p].count(piece[0][r][p]);
+          for (int p = 0; p < kPieces; ++p) {
+            if (are_counted) {
+              sums.open[p].uncount(piece[0][r][p]);
+            } else {
+              sums.open[p].count(piece[0][r][p]);
+            }
           }
         }
+        are_counted = false;
       }
       if (left <= count) close_class();
       from = upto;
@@ -430,18 +429,9 @@ __global__ void __launch_bounds__(kMaxThreads, kFused ? 1 : 2) row_pass(const Ro
 
   count_class();
   if constexpr (kFused && kCosines) {
-#pragma unroll
-    for (int t = 0; t < kTensors; ++t) {
-      double norm = 0;
-#pragma unroll
-      for (int r = 0; r < kRows; ++r) {
-        norm +=
-            __shfl_sync(kFullWarp, plain_rows.norm_of_lane, lane_of_value<kTensors * kRows>(t * kRows + r));
-      }
-      if (leads) {
-        tile.valid[t] += plain_rows.count;
-        tile.norm[t] += norm;
-      }
+    __syncwarp();
+    for (int v = 0; leads && v < kTensors * kRows; ++v) {
+      tile.norm[v / kRows] += shared.norms[lane_of_value<kTensors * kRows>(v)];
     }
   }
   if (span.begin < end) {  // the last class goes on

@@ -111,18 +111,20 @@ constexpr int inner_cells(int tensors, int pieces, int elements, bool cosines, b
 
 // pieces: those of all tensors and rows that a thread has under way.
 inline int64_t row_pass_shared_bytes(int64_t threads, int64_t pieces, int64_t squares, int64_t cells) {
-  return 16 * pieces * threads + 32 * static_cast<int64_t>(sizeof(double)) +
+  return 16 * pieces * threads + (32 + 8) * static_cast<int64_t>(sizeof(double)) +
          static_cast<int64_t>(sizeof(ChunkTotals) + sizeof(TileTotals) + sizeof(AdmissionState)) +
          2 * (threads / 32) * squares * static_cast<int64_t>(sizeof(float)) + cells * threads * 8;
 }
 
 // Shared memory of a block, in the order in which it lies there.
 struct RowPassShared {
+  static constexpr int kNorms = 8;
   uint4* coming;        // [pieces][threads] of the rows to come; a thread meets its own only
   double* wide;         // [32] for sums of double over the block
   ChunkTotals* totals;  // of thread 0
   TileTotals* tile;     // likewise
   AdmissionState* admission;
+  double* norms;   // [kNorms] of the first lanes: sum of the norms of the rows that fell to each
   float* squares;  // [2][warps][squares]
   char* inner;     // [inner_cells][threads]
 
@@ -133,7 +135,8 @@ struct RowPassShared {
     totals = reinterpret_cast<ChunkTotals*>(memory + 32 * sizeof(double));
     tile = reinterpret_cast<TileTotals*>(totals + 1);
     admission = reinterpret_cast<AdmissionState*>(tile + 1);
-    squares = reinterpret_cast<float*>(admission + 1);
+    norms = reinterpret_cast<double*>(admission + 1);
+    squares = reinterpret_cast<float*>(norms + kNorms);
     inner = reinterpret_cast<char*>(squares + 2 * (blockDim.x / 32) * num_squares);
   }
   __device__ __forceinline__ uint4& coming_piece(int index) const {
