@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tfc_fast.phases import PhaseMonitor, State, first_phase_end
+from tfc_fast.phases import PhaseMonitor, State, analyze, first_phase_end
 
 STATES = ("healthy", "collapsing", "stuck", "recovered")
 
@@ -116,11 +116,23 @@ def test_the_site_that_rose_most_is_named() -> None:
     assert monitor.since == change.step
 
 
-def test_steps_may_be_left_out() -> None:
-    monitor = PhaseMonitor(patience=200)
-    for step in range(0, 1000, 10):
+@pytest.mark.parametrize("every", [1, 10, 100])
+def test_a_slow_fall_is_not_stuck_however_few_steps_are_recorded(every: int) -> None:
+    monitor = PhaseMonitor()
+    for step in range(0, 6000, every):
+        assert monitor.update(step, 2.3 * (1 - 0.00015 * step)) == "healthy"
+
+
+@pytest.mark.parametrize(("every", "known"), [(1, 300), (3, 300), (4, 400), (10, 1000)])
+def test_a_stuck_run_is_known_after_enough_records(every: int, known: int) -> None:
+    """A hundred of them, five times what the averages reach back."""
+    monitor = PhaseMonitor()
+    for step in range(0, 2000, every):
         monitor.update(step, 2.3)
-    assert [(change.step, change.state) for change in monitor.changes] == [(200, "stuck")]
+    assert [(change.step, change.state) for change in monitor.changes] == [(known, "stuck")]
+    steps = np.arange(0, known + 1, every)
+    assert analyze(np.full(len(steps), 2.3), None, steps=steps).verdict == "stuck"
+    assert analyze(np.full(len(steps) - 1, 2.3), None, steps=steps[:-1]).verdict == "undecided"
 
 
 def test_going_on_from_a_state_is_going_on(rng: np.random.Generator) -> None:

@@ -90,8 +90,12 @@ class TestVerdict:
         assert analyze(loss[:400], None).verdict == "undecided"
 
     def test_length_is_counted_in_steps(self) -> None:
-        assert analyze(np.full(10, 2.3), None, steps=50 * np.arange(10)).verdict == "stuck"
-        assert analyze(np.full(10, 2.3), None, steps=1000 + np.arange(10)).verdict == "undecided"
+        flat = np.full(101, 2.3)
+        assert analyze(flat, None, steps=5 * np.arange(101)).verdict == "stuck"
+        assert analyze(flat, None, steps=1000 + np.arange(101)).verdict == "undecided"
+
+    def test_a_handful_of_losses_decides_nothing(self) -> None:
+        assert analyze(np.full(10, 2.3), None, steps=50 * np.arange(10)).verdict == "undecided"
 
     def test_undecided_if_it_diverged_before_anything_could_be_told(self) -> None:
         loss = np.full(1000, np.nan)

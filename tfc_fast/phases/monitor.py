@@ -49,8 +49,10 @@ class PhaseMonitor:
       explains (four standard errors).
     - `"stuck"`: the first phase is at least `patience` steps old, and in the last `patience` steps
       there was no progress: neither has the loss fallen by a quarter of `drop` nor a similarity
-      risen by a quarter of `min_rise`. A loss that is not finite counts as not falling. `analyze`
-      calls a whole run stuck by the same rule.
+      risen by a quarter of `min_rise`. A loss that is not finite counts as not falling. Where only
+      some steps are recorded, these are no less than `5 / (1 - decay)` records (or `patience`, if
+      that is less), since the averages follow records, not steps. `analyze` calls a whole run
+      stuck by the same rule.
     - `"recovered"`: after an alarm (one of the two above) the first phase has ended.
 
     The first phase lasts as long as the smoothed loss is above its line, which is the one of
@@ -60,7 +62,7 @@ class PhaseMonitor:
     steps. The defaults are those of `analyze` and stand in `tfc_fast.phases.thresholds`.
 
     One update costs a few microseconds and the memory does not grow. Feed it with records as they
-    are drained; nothing in it needs every step.
+    are drained. It does not need every step; with fewer it knows later.
 
     Args:
         chance_loss: see `first_phase_end`.
@@ -107,6 +109,7 @@ class PhaseMonitor:
         self._min_rise = min_rise
         self._min_phase = min_phase
         self._patience = patience
+        self._fewest_records = min(patience, math.ceil(HOLD_TIME_CONSTANTS / (1.0 - decay)))
         self._loss = _LossLine(decay, drop, chance_loss)
         self._sites: dict[str, _Similarity] = {}
         self._first_step: int | None = None
@@ -115,6 +118,7 @@ class PhaseMonitor:
         self._progress_step = 0
         self._progress_loss = math.nan
         self._progress_rise = 0.0
+        self._records_since = 0
         self._changes: list[Change] = []
         self._ended = False
 
@@ -140,6 +144,11 @@ class PhaseMonitor:
         None before the first update.
         """
         return None if self._first_step is None else self._progress_step
+
+    def is_stalled_at(self, step: int) -> bool:
+        """Whether at that step, not before the last update, there was no progress for too long."""
+        waited = step - self._progress_step >= self._patience
+        return waited and self._records_since >= self._fewest_records
 
     def update(
         self, step: int, loss: float, between: Mapping[str, float] | float | None = None
@@ -180,7 +189,12 @@ class PhaseMonitor:
             "loss": self._loss.state_dict(),
             "sites": {name: site.state_dict() for name, site in self._sites.items()},
             "steps": [self._first_step, self._last_step],
-            "progress": [self._progress_step, self._progress_loss, self._progress_rise],
+            "progress": [
+                self._progress_step,
+                self._progress_loss,
+                self._progress_rise,
+                self._records_since,
+            ],
             "changes": [[change.step, change.state, change.site] for change in self._changes],
             "ended": self._ended,
         }
@@ -200,13 +214,16 @@ class PhaseMonitor:
                 sites[name].load_state_dict(values)
             first, last = state["steps"]
             progress = tuple(state["progress"])
+            if len(progress) != 4:
+                raise ValueError(f"progress: {len(progress)} numbers")
             changes = [Change(*change) for change in state["changes"]]
             ended = bool(state["ended"])
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"state: not of a PhaseMonitor ({error!r})") from error
         self._loss, self._sites, self._changes, self._ended = loss, sites, changes, ended
         self._first_step, self._last_step = first, last
-        self._progress_step, self._progress_loss, self._progress_rise = progress
+        self._progress_step, self._progress_loss, self._progress_rise = progress[:3]
+        self._records_since = int(progress[3])
 
     def _judge(self, step: int) -> None:
         assert self._first_step is not None
@@ -221,7 +238,7 @@ class PhaseMonitor:
             return
         if self._loss.is_below or self.state == "stuck":
             return
-        if step - self._progress_step >= self._patience:
+        if self.is_stalled_at(step):
             self._change(step, "stuck", None)
         elif (
             self.state == "healthy"
@@ -239,12 +256,13 @@ class PhaseMonitor:
         return best
 
     def _note_progress(self, step: int, rise: float) -> None:
+        self._records_since += 1
         average = self._loss.average
         fallen = self._progress_loss - average > PROGRESS * self._drop * abs(self._progress_loss)
         if (math.isnan(self._progress_loss) or fallen) and not math.isnan(average):
-            self._progress_loss, self._progress_step = average, step
+            self._progress_loss, self._progress_step, self._records_since = average, step, 0
         if rise - self._progress_rise > PROGRESS * self._min_rise:
-            self._progress_rise, self._progress_step = rise, step
+            self._progress_rise, self._progress_step, self._records_since = rise, step, 0
 
     def _change(self, step: int, state: State, site: str | None) -> None:
         self._changes.append(Change(step, state, site))

@@ -152,7 +152,7 @@ def analyze(
         if finite.any():
             last = int(numbers[finite][-1])
             replayed(monitor, numbers[finite], values[finite], records)
-            verdict = "stuck" if last - (monitor.last_progress or 0) >= patience else "undecided"
+            verdict = "stuck" if monitor.is_stalled_at(last) else "undecided"
     elif end - int(numbers[0]) < min_phase:
         verdict = "none"
     elif collapse is not None:
