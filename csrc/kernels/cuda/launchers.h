@@ -23,8 +23,8 @@ namespace tfc::cuda {
 struct Groups {
   const int64_t* order = nullptr;      // [n] row at each position
   const int64_t* class_ptr = nullptr;  // [classes + 1] position at which each class begins
-  const int32_t* label_at = nullptr;   // [n] class of the row at each position; null: looked up in class_ptr
-  int64_t classes = 0;                 // needed where label_at is null
+  const int32_t* label_at = nullptr;   // [n] class of the row at each position; the row pass does without
+  int64_t classes = 0;                 // of class_ptr
   int64_t entries = 0;                 // of order, whose first ones may be read before it is known to fit
 };
 
