@@ -31,8 +31,8 @@ void check_grouping(const Grouping& groups, const at::Tensor& x, const char* wha
   TORCH_CHECK_VALUE(begin[0] == 0 && std::is_sorted(begin, begin + classes + 1), what,
                     ": class_ptr must begin with 0 and ascend");
   TORCH_CHECK_VALUE(begin[classes] == x.size(0), what, ": ", begin[classes],
-                    " labels were given, but the tensor has ", x.size(0), " rows (shape ", x.sizes(),
-                    "); give one label per row");
+                    " labels were given, but the tensor has ", x.size(0), " samples (shape ", x.sizes(),
+                    "); give one label for each");
   TORCH_CHECK_VALUE(order.numel() >= x.size(0), what, ": order has ", order.numel(), " entries for ",
                     x.size(0), " rows");
 }

@@ -105,6 +105,12 @@ bool relu_probe_backward_in_place(const Tensor& grad, const Tensor& result, cons
   return backward(grad, result, site, rows);
 }
 
+// Whether these are many gradients of the same rows at once (is_grads_batched=True of torch.autograd.grad).
+bool is_batched(const Tensor& grad) {
+  return grad.key_set().has_any(
+      c10::DispatchKeySet{c10::DispatchKey::Batched, c10::DispatchKey::FuncTorchBatched});
+}
+
 using OptionalTensor = std::optional<Tensor>;
 
 Tensor relu_probe_forward(const Tensor& x, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
@@ -175,6 +181,10 @@ struct Node {
     if (!grad.defined()) return grads;
     const Tensor feature = ctx->get_saved_variables()[0];
     const auto state = c10::static_intrusive_pointer_cast<State>(ctx->saved_data.at("state").toCapsule());
+    if (is_batched(grad)) {
+      grads[0] = differentiable(grad, feature);
+      return grads;
+    }
     if (state->recorded) {
       grads[0] = differentiable(grad, feature);
     } else if (at::GradMode::is_enabled()) {

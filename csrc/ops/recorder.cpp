@@ -62,8 +62,9 @@ void Recorder::use_sites(int64_t count) {
 }
 
 void Recorder::check_labels_given(const std::optional<at::Tensor>& labels) const {
-  TORCH_CHECK_VALUE(labels.has_value(),
-                    "labels: wanted one label per row, since the probe has num_classes=", shape_.num_classes);
+  TORCH_CHECK_VALUE(
+      labels.has_value(),
+      "labels: wanted one label per sample, since the probe has num_classes=", shape_.num_classes);
   check_labels(*labels, shape_.num_classes, "labels");
 }
 

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 
+from tfc_fast.integrations._callback import ProbeOwner
 from tfc_fast.integrations._labels import find_labels
 from tfc_fast.integrations._metrics import DEFAULT_COLUMNS, check_columns
 
@@ -42,3 +43,10 @@ def test_only_columns_of_numbers_can_be_logged(columns: Any) -> None:
     with pytest.raises(ValueError, match=r"^columns: "):
         check_columns(columns)
     assert check_columns(DEFAULT_COLUMNS) == DEFAULT_COLUMNS
+
+
+@pytest.mark.parametrize("name", ["labels", "mask"])
+def test_a_rule_is_a_function(name: str) -> None:
+    rule: Any = {name: "attention_mask"}
+    with pytest.raises(TypeError, match=rf"^{name}: wanted a function .* got 'attention_mask'"):
+        ProbeOwner(**rule)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import numpy as np
 import pytest
@@ -41,6 +42,15 @@ def backward(net: nn.Module, rows: int = 6) -> None:
         ({"history_records": 0}, ValueError, "history_records: wanted at least 1"),
         ({"max_sites": 1}, ValueError, "max_sites: 1 given, but 2 modules"),
         ({"sinks": [print]}, TypeError, "sinks: builtin_function_or_method lacks"),
+        ({"sinks": 3}, TypeError, "sinks: wanted a list of sinks, got int"),
+        ({"model": torch.jit.script(model())}, TypeError, "model: a scripted one"),
+        ({"sites": nn.ReLU()}, TypeError, r"got a module; write ReLU instead of ReLU\(\)"),
+        ({"sites": ["relu"]}, ValueError, r"given alone, sites='relu', it means every nn\.ReLU"),
+        ({"sites": ""}, ValueError, r"'' matches no module .* one of \['0', '1', '2', '3'\]"),
+        ({"model": nn.GELU(), "sites": "gelu"}, ValueError, "the model has none inside it"),
+        ({"stop_on": "stuck"}, TypeError, "stop_on: wanted a list of events, .* got 'stuck'"),
+        ({"stop_on": 3}, TypeError, "stop_on: wanted a list of events, .* got int"),
+        ({"stop_on": ["stuk"]}, ValueError, "stop_on: no event is called 'stuk'; there are"),
     ],
 )
 def test_arguments_are_checked(
@@ -56,10 +66,36 @@ def test_a_misspelt_pattern_is_met_with_near_names() -> None:
         Probe(net, sites="enocder")
 
 
+def test_a_glob_for_everything_leaves_the_model_itself_out() -> None:
+    with Probe(model(), sites="*") as probe:
+        assert probe.sites == ("0", "1", "2", "3")
+
+
+@pytest.mark.parametrize("split", ["train", "eval"])
+@pytest.mark.parametrize("loss", ["2.3", [2.3], object()])
+def test_a_loss_that_is_no_number_costs_nothing(loss: object, split: Any) -> None:
+    net = model()
+    with Probe(net) as probe:
+        if split == "train":
+            backward(net)
+        else:
+            with torch.no_grad():
+                probe.batch()
+                net(torch.ones(6, 3))
+        with pytest.raises(TypeError, match=r"^loss: wanted a tensor of one element, a number or"):
+            probe.step(loss=loss, split=split)  # type: ignore[arg-type]
+        probe.step(loss=np.float32(2.5), split=split)  # type: ignore[arg-type]
+    assert probe.history(split=split)["loss"].tolist() == [2.5, 2.5]
+
+
 @pytest.mark.parametrize(
     ("labels", "error", "message"),
     [
-        (None, ValueError, "labels: wanted one label per row, since the probe has num_classes=2"),
+        (
+            None,
+            ValueError,
+            "labels: wanted one label per sample, since the probe has num_classes=2",
+        ),
         ([0, 1], TypeError, "labels: wanted a tensor or array, got list"),
         (torch.zeros(6), TypeError, "labels: wanted an integer dtype"),
         (torch.zeros(6, dtype=torch.bool), TypeError, "labels: wanted an integer dtype"),

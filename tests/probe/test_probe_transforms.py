@@ -139,3 +139,23 @@ def test_scripted_modules_are_refused_and_their_neighbours_are_watched() -> None
         model(torch.ones(ROWS, 4)).sum().backward()
         probe.step()
     assert probe.history()["site"].tolist() == ["2"]
+
+
+@each_kind
+def test_many_gradients_at_once_pass_unrecorded(kind: str) -> None:
+    model, sites, x, y = build(kind)
+    several = torch.eye(3)[:, None, :].expand(3, ROWS, 3)
+
+    def jacobian(out: torch.Tensor) -> list[torch.Tensor]:
+        parameters = list(model.parameters())
+        return list(torch.autograd.grad(out, parameters, several, True, is_grads_batched=True))
+
+    expected = jacobian(model(x))
+    with Probe(model, sites, num_classes=3) as probe:
+        probe.batch(labels=y)
+        out = model(x)
+        for one, other in zip(jacobian(out), expected, strict=True):
+            assert torch.equal(one, other)
+        F.cross_entropy(out, y).backward()  # this is the step's
+        probe.step()
+    assert probe.history()["n_rows"].tolist() == [ROWS]

@@ -38,6 +38,12 @@ class ProbeOwner:
         events: EventDetector | None = None,
     ) -> None:
         super().__init__()
+        for name, rule in (("labels", labels), ("mask", mask)):
+            if rule is not None and not callable(rule):
+                raise TypeError(
+                    f"{name}: wanted a function of the batch, such as lambda batch: "
+                    f"batch['{name}'], got {rule!r}"
+                )
         self._sites = sites
         self._num_classes = num_classes
         self._label_rule = labels or find_labels

@@ -205,11 +205,14 @@ def checked_kinds(argument: str, kinds: Iterable[str]) -> tuple[EventKind, ...]:
         kinds: What was given.
 
     Raises:
-        TypeError: `kinds` is one string.
+        TypeError: `kinds` is one string, or no collection.
         ValueError: One is no kind of event.
     """
-    if isinstance(kinds, str):
-        raise TypeError(f"{argument}: a list of events is wanted, such as ['{kinds}']")
+    if isinstance(kinds, str) or not isinstance(kinds, Iterable):
+        given = repr(kinds) if isinstance(kinds, str) else type(kinds).__name__
+        raise TypeError(
+            f"{argument}: wanted a list of events, such as ['stuck', 'nonfinite'], got {given}"
+        )
     kinds = tuple(kinds)
     for kind in kinds:
         if kind not in EVENT_KINDS:

@@ -11,6 +11,17 @@ from torch import Tensor, nn
 from tfc_fast.records import Sink
 
 
+def check_model(model: object) -> None:
+    """Throw unless its modules can be watched."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: wanted a torch.nn.Module, got {type(model).__name__}")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise TypeError(
+            "model: a scripted one, whose modules cannot be watched; give the model that "
+            "torch.jit.script was called with, or train that"
+        )
+
+
 def device_of(model: nn.Module) -> torch.device:
     """Where the model's first parameter or buffer lies; the CPU for a model without any."""
     for tensor in (*model.parameters(), *model.buffers()):
@@ -24,6 +35,8 @@ def device_of(model: nn.Module) -> torch.device:
 
 def check_sinks(name: str, sinks: Iterable[object]) -> None:
     """Throw unless all of them are sinks."""
+    if not isinstance(sinks, Iterable):
+        raise TypeError(f"{name}: wanted a list of sinks, got {type(sinks).__name__}")
     for sink in sinks:
         if not isinstance(sink, Sink):
             raise TypeError(
@@ -39,6 +52,15 @@ def tensor_of(name: str, value: Tensor | np.ndarray | None) -> Tensor | None:
     if not isinstance(value, np.ndarray):
         raise TypeError(f"{name}: wanted a tensor or array, got {type(value).__name__}")
     return torch.as_tensor(value)
+
+
+def check_loss(loss: object) -> None:
+    """Throw unless it is something that can be stored as one number."""
+    if loss is None or isinstance(loss, Tensor | float) or hasattr(type(loss), "__float__"):
+        return
+    raise TypeError(
+        f"loss: wanted a tensor of one element, a number or None, got {type(loss).__name__}"
+    )
 
 
 def at_least_one(name: str, value: object) -> int:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,6 +10,7 @@ from torch import Tensor
 
 from tfc_fast import _extension
 from tfc_fast.phases import Event, EventDetector, EventKind
+from tfc_fast.probe.warning import warn_user
 from tfc_fast.records import COLUMNS, COUNT_COLUMNS, Records, Sink
 from tfc_fast.sinks.memory import MemorySink
 
@@ -129,14 +128,14 @@ class Outlet:
     def _warn_of_silence(self) -> None:
         if self._silence is None:
             return
-        _warn(self._silence)
+        warn_user(self._silence)
         self._silence = None
 
     def _warn_of_lost_steps(self) -> None:
         lost = self._recorder.lost()
         if lost == self._lost:
             return
-        _warn(
+        warn_user(
             f"{lost - self._lost} steps were recorded and lost: more than the capacity of the "
             "probe passed before they were fetched; call flush() more often between replays of a "
             "graph, or give Probe(capacity=...) a larger number"
@@ -154,14 +153,6 @@ def for_each(calls: list[Any]) -> None:
             first = first or error
     if first is not None:
         raise first
-
-
-def _warn(message: str) -> None:
-    """A warning of the line outside of this package that led here."""
-    level, frame = 1, sys._getframe()
-    while frame.f_back is not None and frame.f_globals["__name__"].startswith("tfc_fast."):
-        level, frame = level + 1, frame.f_back
-    warnings.warn(message, RuntimeWarning, stacklevel=level)
 
 
 def _writer(sink: Sink, records: Records) -> Any:

@@ -14,7 +14,14 @@ from torch import Tensor, nn
 from tfc_fast import _extension
 from tfc_fast.phases import Event, EventDetector, EventKind
 from tfc_fast.phases.events import checked_kinds
-from tfc_fast.probe.arguments import at_least_one, check_sinks, device_of, tensor_of
+from tfc_fast.probe.arguments import (
+    at_least_one,
+    check_loss,
+    check_model,
+    check_sinks,
+    device_of,
+    tensor_of,
+)
 from tfc_fast.probe.budget import checked_share, make_budget
 from tfc_fast.probe.description import Description, describe
 from tfc_fast.probe.evaluation import Evaluation, Split, is_evaluation
@@ -60,9 +67,9 @@ class Probe:
             parameter, so make it when the model is where it trains. Features on other devices are
             refused in backward.
         sites: What to watch: `"relu"` (every `nn.ReLU`), a glob over module paths such as
-            `"blocks.*.act"` or a list of them, a module type, or a function
-            `(name, module) -> bool`. A module other than ReLU is watched at its output. Tensors
-            that no module outputs are watched with `tap`; `sites=[]` watches taps only.
+            `"blocks.*.act"` (`*` stands for dots, too) or a list of them, a module type, or a
+            function `(name, module) -> bool`. A module other than ReLU is watched at its output.
+            Tensors that no module outputs are watched with `tap`; `sites=[]` watches taps only.
         num_classes: Number of classes. With it, labels must be given to `batch`; without it, the
             statistics within and between classes are NaN and `batch` is optional.
         every: Record every `every`-th step: steps 1, 1 + every, …
@@ -146,8 +153,7 @@ class Probe:
         process_group: ProcessGroup | None = None,
         group_timeout: float | None = None,
     ) -> None:
-        if not isinstance(model, nn.Module):
-            raise TypeError(f"model: wanted a torch.nn.Module, got {type(model).__name__}")
+        check_model(model)
         self._num_classes = (
             None if num_classes is None else at_least_one("num_classes", num_classes)
         )
@@ -362,12 +368,14 @@ class Probe:
         Raises:
             RuntimeError: The probe is not attached; or other processes of its group did not close
                 this step in time, or have other sites. Then the step is not recorded.
+            TypeError: `loss` is neither a tensor nor a number.
             ValueError: `loss` has more than one element; there is no such split, or nothing was
                 measured for it; or, on a GPU, an earlier batch was wrong.
             OSError: A sink could not store its records; they are kept and tried again next time.
         """
         if not self._attached:
             raise self._not_attached("step")
+        check_loss(loss)
         if is_evaluation(split):
             self._evaluation.end(loss)
             return
@@ -385,6 +393,7 @@ class Probe:
             start = perf_counter()
             self._outlet.drain(wait=False)
             self._seconds_outside += perf_counter() - start
+            self._channel.warn_of_unused_reductions()
         if self._budget is not None:
             self._budget.step_ended()
         if self._masked:
@@ -399,6 +408,8 @@ class Probe:
             OSError: A sink could not store its records.
         """
         for_each([self._outlet.flush, self._evaluation.flush])
+        if self._recorder.step > 0:  # taps have been seen
+            self._channel.warn_of_unused_reductions()
 
     def close(self) -> None:
         """Detach, flush, and close the sinks."""

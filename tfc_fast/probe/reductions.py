@@ -55,13 +55,21 @@ class SiteReductions:
         if wrong:
             raise TypeError(f"reduction: wanted globs over site names (str), got {wrong[0]!r}")
         self._by_glob = [(glob, reduction_number(name)) for glob, name in by_glob.items()]
+        self._unused = [] if isinstance(given, str) else list(by_glob)
 
     def number(self, site: str) -> int:
         """The number of the reduction of a site."""
         for glob, number in self._by_glob:
             if fnmatch.fnmatchcase(site, glob):
+                if glob in self._unused:
+                    self._unused.remove(glob)
                 return number
         return _NUMBERS["flatten"]
+
+    def take_unused(self) -> list[str]:
+        """Globs by which no site was decided so far; each is told once."""
+        unused, self._unused = self._unused, []
+        return unused
 
 
 def _choice() -> str:

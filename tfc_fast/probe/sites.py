@@ -30,6 +30,11 @@ class SiteSelection:
         self._patterns: tuple[str, ...] = ()
         self._type: type[nn.Module] | None = None
         self._predicate: Predicate | None = None
+        if isinstance(sites, nn.Module):
+            raise TypeError(
+                f"sites: wanted a module type, got a module; write {type(sites).__name__} instead "
+                f"of {type(sites).__name__}()"
+            )
         if isinstance(sites, str):
             if sites == "relu":
                 self._type = nn.ReLU
@@ -85,12 +90,23 @@ class SiteSelection:
         return self._predicate is None or self._predicate(name, None)
 
     def _matches(self, name: str) -> bool:
-        return any(fnmatch.fnmatchcase(name, pattern) for pattern in self._patterns)
+        # The model itself has no name.
+        return name != "" and any(fnmatch.fnmatchcase(name, glob) for glob in self._patterns)
 
     def _check_pattern(self, pattern: str, names: list[str]) -> None:
-        if any(fnmatch.fnmatchcase(name, pattern) for name in names):
+        if any(fnmatch.fnmatchcase(name, pattern) for name in names if name):
             return
-        close = difflib.get_close_matches(pattern, names, n=3, cutoff=0.4) or names[1:6]
+        if pattern == "relu":
+            raise ValueError(
+                "sites: 'relu' in a list is a module path, which the model has not; given alone, "
+                "sites='relu', it means every nn.ReLU"
+            )
+        close = difflib.get_close_matches(pattern, names[1:], n=3, cutoff=0.4) or names[1:6]
+        if not close:
+            raise ValueError(
+                f"sites: '{pattern}' matches no module: the model has none inside it; give its "
+                "type, or use tap(x, name)"
+            )
         raise ValueError(
             f"sites: '{pattern}' matches no module of the model; did you mean one of {close}? "
             "model.named_modules() lists all"

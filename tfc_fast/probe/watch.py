@@ -21,6 +21,7 @@ from tfc_fast.probe.evaluation import Evaluation
 from tfc_fast.probe.outputs import feature_at, feature_place, with_feature
 from tfc_fast.probe.reductions import REDUCTIONS, SiteReductions
 from tfc_fast.probe.traced import TracedReLU, TracedTap
+from tfc_fast.probe.warning import warn_user
 from tfc_fast.records import Records
 
 _C = _extension._C
@@ -156,12 +157,19 @@ class Channel:
         if self.warned_of_mask or any(watch.last_reduction == tokens for watch in self.watches):
             return
         self.warned_of_mask = True
-        warnings.warn(
+        warn_user(
             "mask: has no effect, since no site takes positions as rows; make the probe with "
-            "reduction='tokens' for the sites that should",
-            RuntimeWarning,
-            stacklevel=3,
+            "reduction='tokens' for the sites that should"
         )
+
+    def warn_of_unused_reductions(self) -> None:
+        """Warn, once, of globs of `reduction` that are of no effect, now that sites are known."""
+        unused = self.reductions.take_unused()
+        if unused:
+            warn_user(
+                f"reduction: {unused} decide for none of the sites {self.names}; globs are over "
+                "these names, and the first that matches counts"
+            )
 
     def begin_unannounced_batch(self) -> None:
         """A forward has begun after a backward, and nobody has called `Probe.batch`."""

@@ -282,7 +282,7 @@ def test_what_cannot_be_measured_is_an_error() -> None:
         with pytest.raises(ValueError, match="split: wanted 'train' or 'eval', got 'test'"):
             probe.step(split="test")  # type: ignore[arg-type]
         with torch.no_grad():
-            with pytest.raises(ValueError, match="labels: wanted one label per row"):
+            with pytest.raises(ValueError, match="labels: wanted one label per sample"):
                 probe.batch()
             probe.batch(labels=y[:5])
             with pytest.raises(ValueError, match="was given 5 labels, but a watched feature has"):
