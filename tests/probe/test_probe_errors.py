@@ -48,9 +48,7 @@ def backward(net: nn.Module, rows: int = 6) -> None:
         ({"sites": ["relu"]}, ValueError, r"given alone, sites='relu', it means every nn\.ReLU"),
         ({"sites": ""}, ValueError, r"'' matches no module .* one of \['0', '1', '2', '3'\]"),
         ({"model": nn.GELU(), "sites": "gelu"}, ValueError, "the model has none inside it"),
-        ({"stop_on": "stuck"}, TypeError, "stop_on: wanted a list of events, .* got 'stuck'"),
         ({"stop_on": 3}, TypeError, "stop_on: wanted a list of events, .* got int"),
-        ({"stop_on": ["stuk"]}, ValueError, "stop_on: no event is called 'stuk'; there are"),
     ],
 )
 def test_arguments_are_checked(
