@@ -169,15 +169,11 @@ class Probe:
         stop_on = checked_kinds("stop_on", stop_on)
         if events is not None and not isinstance(events, EventDetector):
             raise TypeError(f"events: wanted an EventDetector, got {type(events).__name__}")
-        self._processes = None if process_group is None else Processes(process_group, group_timeout)
-        if self._processes is not None:
-            if share is not None:
-                raise ValueError(
-                    "budget: each process would thin itself in its own way; with process_group "
-                    "give every= instead"
-                )
-            if self._processes.rank > 0:
-                sinks = eval_sinks = ()
+        if process_group is not None and share is not None:
+            raise ValueError(
+                "budget: each process would thin itself in its own way; with process_group give "
+                "every= instead"
+            )
         self._selection = SiteSelection(sites)
         self._modules = self._selection.modules(model)
         chosen = {id(module) for _, module in self._modules}
@@ -190,6 +186,11 @@ class Probe:
             raise ValueError(
                 f"max_sites: {max_sites} given, but {len(self._modules)} modules are watched"
             )
+        device = device_of(model)
+        # After all else that may be wrong: it waits for the other processes.
+        self._processes = None if process_group is None else Processes(process_group, group_timeout)
+        if self._processes is not None and self._processes.rank > 0:
+            sinks = eval_sinks = ()
         self._recorder = _C.Recorder(
             num_sites=max_sites,
             num_classes=self._num_classes or 0,
@@ -197,7 +198,7 @@ class Probe:
             window=window,
             every=every,
             units=_UNITS_PER_SITE * max(1, len(self._modules)),
-            device=device_of(model),
+            device=device,
             shared=self._processes is not None,
         )
         self._channel = Channel(
