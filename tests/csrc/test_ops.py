@@ -195,7 +195,7 @@ def test_labels_must_be_given_once_for_each_backward() -> None:
 @pytest.mark.parametrize(
     ("labels", "error", "message"),
     [
-        (None, ValueError, "labels: wanted one label per row"),
+        (None, ValueError, "labels: wanted one label per sample"),
         (LABELS.float(), TypeError, "labels: .*Float"),
         (LABELS > 0, TypeError, "labels: .*Bool"),
         (LABELS[:, None], ValueError, r"labels: .*\[6, 1\]"),
