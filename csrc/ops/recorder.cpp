@@ -86,13 +86,8 @@ void Recorder::take_step(const Recorder& training) {
   constexpr int64_t kStepIndex = offsetof(StepHeader, step) / sizeof(double);
   const auto step_of = [](const Recorder& recorder) { return recorder.sites[0].narrow(0, kStepIndex, 1); };
   step_of(*this).copy_(step_of(training)).sub_(1);
+  goes_on_with(training.current_step() - 1);
   set_units(new_units(std::max(units.size(1), training.units.size(1))));
-}
-
-void Recorder::refuse_to_share() {
-  TORCH_CHECK_VALUE(false,
-                    "process_group: records of several processes are made on the CPU only; leave it "
-                    "out, and each process records the rows of its own device");
 }
 
 void Recorder::set_units(const at::Tensor& larger) {
@@ -145,7 +140,10 @@ at::Tensor Recorder::own_sums(int64_t batches) const {
   TORCH_CHECK_VALUE(batches >= own, "own_sums: of ", batches, " micro-batches, but there are ", own);
   at::Tensor out = at::zeros({batches * rows * columns() + of_sites + 2}, sites.options());
   const at::Tensor planes = out.narrow(0, 0, batches * rows * columns()).view({batches, rows, columns()});
-  for (int64_t m = 0; m < own; ++m) planes[m].copy_(batches_[static_cast<size_t>(m)]);
+  for (int64_t m = 0; m < own; ++m) {
+    const at::Tensor& batch = batches_[static_cast<size_t>(m)];  // without the sites that came later
+    planes[m].narrow(1, 0, batch.size(1)).copy_(batch);
+  }
   out.narrow(0, planes.numel(), of_sites).view({active_, kSiteDoubles}).copy_(sites.narrow(0, 1, active_));
   return out;
 }

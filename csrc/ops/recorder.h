@@ -136,13 +136,14 @@ class Recorder {
   }
   // A shared recorder puts the sums of the micro-batch aside and begins a new one.
   void end_batch();
-  // Of shared recorders; there are none on devices.
-  virtual int64_t current_step() const { refuse_to_share(); }
-  virtual int64_t units_used() const { refuse_to_share(); }
-  // Puts what follows from the sums over all processes into `sites`.
+  // What is known without waiting for a device: the number of the open step, and units that have a place.
+  virtual int64_t current_step() const = 0;
+  virtual int64_t units_used() const = 0;
+  // The open step is that one.
+  virtual void goes_on_with(int64_t) {}
+  // Of a shared recorder: puts what follows from the sums over all processes into `sites`.
   //   sums: [batches, kClassPlanes * classes, sites + units]; summed: [active, kSiteDoubles]
-  virtual void combine(const at::Tensor&, const at::Tensor&, int64_t) { refuse_to_share(); }
-  [[noreturn]] static void refuse_to_share();
+  virtual void combine(const at::Tensor& sums, const at::Tensor& summed, int64_t processes) = 0;
   // Memory that has been outgrown, which a captured graph may still write.
   virtual void retire(const at::Tensor&) {}
   // Begins with empty hands at what restore has put into `sites`; placement: int64 [sites, 2] on the host.

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 import reference
 import torch
+import torch.distributed as distributed
 from checks import COSINE_TOLERANCE, DTYPES
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -350,3 +352,29 @@ def test_a_graph_finds_the_buffers_where_they_were(
         probe.flush()
         assert [tensor.data_ptr() for tensor in state] == places
     assert sorted(set(probe.history()["step"].tolist())) == list(range(1, 3 + 1 + 5 + 1))
+
+
+@pytest.mark.parametrize("backend", ["gloo", "nccl"])
+def test_a_process_group_of_one(
+    model: nn.Module, batches: Iterator[tuple[Tensor, Tensor]], backend: str, tmp_path: Path
+) -> None:
+    """The sums of each class, added up over processes, give what the fused kernels give."""
+    drawn = [next(batches) for _ in range(4)]
+    distributed.init_process_group(
+        backend, init_method=f"file://{tmp_path}/store", rank=0, world_size=1
+    )
+    try:
+        histories = []
+        for group in (None, distributed.group.WORLD):
+            copied = copy.deepcopy(model)
+            with Probe(copied, num_classes=CLASSES, process_group=group) as probe:
+                training = Training(copied, probe)
+                for x, y in drawn:
+                    training.step(x, y)
+            histories.append(probe.history())
+    finally:
+        distributed.destroy_process_group()
+    for name in STATISTICS:
+        np.testing.assert_allclose(
+            histories[1][name], histories[0][name], atol=2e-6, rtol=1e-5, err_msg=name
+        )

@@ -22,6 +22,10 @@ from tfc_fast.records import COLUMNS, COUNT_COLUMNS
 from tfc_fast.trainer import TrainConfig, Trainer
 
 HERE = Path(__file__).parent
+# By the ops for CUDA, if this process runs these.
+EMULATED = "cuda_emulation.use_emulated_extension" in sys.modules
+WORKER = HERE.parent / "cuda_emulation" / "emulated_worker.py" if EMULATED else HERE / "worker.py"
+PATH = os.pathsep.join([str(HERE.parent), *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
 
 Runs = Callable[[int], Path]
 
@@ -38,8 +42,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
             done[processes] = (
                 folder,
                 subprocess.run(
-                    [*command, f"--nproc-per-node={processes}", HERE / "worker.py", folder],
-                    env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent)},
+                    [*command, f"--nproc-per-node={processes}", WORKER, folder],
+                    env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": PATH},
                     capture_output=True,
                     text=True,
                     timeout=300,

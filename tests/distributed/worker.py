@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -36,11 +37,13 @@ def weights_after_training(probed: bool) -> torch.Tensor:
     return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
 
 
-def main() -> None:
+def main(left_out: Collection[str] = ()) -> None:
     folder = Path(sys.argv[1])
     distributed.init_process_group("gloo")
     rank, processes = distributed.get_rank(), distributed.get_world_size()
     for name in SCENARIOS if processes == 2 else OF_FOUR:
+        if name in left_out:
+            continue
         scenario = SCENARIOS[name]
         sink = MemorySink()
         _, records = take_steps(

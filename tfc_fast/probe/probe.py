@@ -573,6 +573,8 @@ class Probe:
         if list(sites[: len(own)]) != own:
             raise ValueError(f"state: saved for sites {list(sites)}, this probe has {own}")
         self._recorder.restore(step, units, placement)
+        if self._processes is not None:
+            self._processes.forget(self._recorder)
         for name in sites:
             self._channel.row(name)
         self._channel.begin_forward()

@@ -3,7 +3,8 @@
 What a site has measured is sums over the rows of each class (`csrc/ops/probe_ops.h`), and sums of
 processes add up. So all that goes from process to process is two all-reduces per recorded step: a
 few whole numbers, by which the processes make sure that they speak of the same step, and the sums
-of all sites in one tensor.
+of all sites in one tensor. The first goes by way of the host and waits for the other processes, not
+for a device; on a device the second is queued behind the kernels, if the group reduces there.
 """
 
 from __future__ import annotations
@@ -62,15 +63,18 @@ class Processes:
         self._timeout = None if timeout is None else timedelta(seconds=timeout)
         self.rank = distributed.get_rank(group)
         self.count = distributed.get_world_size(group)
-        self._devices = [
-            backend.partition(":")[0]
-            for backend in distributed.get_backend_config(group).split(",")
-        ]
+        backends = distributed.get_backend_config(group)
+        self._devices = [backend.partition(":")[0] for backend in backends.split(",")]
         # One of its own, of the same processes: where one of them leaves out a step, what is to be
         # reduced here would meet what is next there, such as DDP's gradients, and gloo would abort.
-        self._group = distributed.new_group(
-            distributed.get_process_group_ranks(group), use_local_synchronization=True
+        ranks = distributed.get_process_group_ranks(group)
+        self._group = distributed.new_group(ranks, backend=backends, use_local_synchronization=True)
+        self._host_group = (
+            self._group
+            if "cpu" in self._devices
+            else distributed.new_group(ranks, backend="gloo", use_local_synchronization=True)
         )
+        self._fingerprints: dict[_C.Recorder, tuple[int, int, int]] = {}
 
     def combine(
         self, recorder: _C.Recorder, names: list[str], loss: Tensor | float | None
@@ -93,11 +97,11 @@ class Processes:
             return loss
         step, batches, units = recorder.collect()
         try:
-            batches = self._agree(step, batches, units, _fingerprint(recorder, names))
+            batches = self._agree(step, batches, units, self._fingerprint(recorder, names, units))
             total = recorder.own_sums(batches)
             if loss is not None:
                 total[-2], total[-1] = loss, 1
-            total = self._reduce(total, distributed.ReduceOp.SUM, step)
+            total = self._reduce(self._group, total, distributed.ReduceOp.SUM, step)
         except RuntimeError:
             recorder.discard_step()
             raise
@@ -106,9 +110,10 @@ class Processes:
 
     def _agree(self, step: int, batches: int, units: int, fingerprint: int) -> int:
         """The largest number of micro-batches; of the rest there may be one value only."""
-        alike = torch.tensor([step, units, fingerprint])
-        own = torch.cat([torch.tensor([batches]), alike, -alike])
-        most = self._reduce(own, distributed.ReduceOp.MAX, step)
+        own = torch.tensor(
+            [batches, step, units, fingerprint, -step, -units, -fingerprint], device="cpu"
+        )
+        most = self._reduce(self._host_group, own, distributed.ReduceOp.MAX, step)
         largest, smallest = most[1:4].tolist(), (-most[4:]).tolist()
         if largest[0] != smallest[0]:
             raise RuntimeError(
@@ -124,17 +129,37 @@ class Processes:
             )
         return int(most[0])
 
-    def _reduce(self, numbers: Tensor, how: distributed.ReduceOp.RedOpType, step: int) -> Tensor:
+    def forget(self, recorder: _C.Recorder) -> None:
+        """The recorder has been restored: its sites may lie elsewhere."""
+        self._fingerprints.pop(recorder, None)
+
+    def _fingerprint(self, recorder: _C.Recorder, names: list[str], units: int) -> int:
+        """One number for the sites and where they lie; waits for a device where one is new."""
+        known = self._fingerprints.get(recorder)
+        if known is None or known[:2] != (len(names), units):
+            placement = recorder.placement().numpy().tobytes()
+            names_too = zlib.crc32("\n".join(names).encode())
+            known = (len(names), units, zlib.crc32(placement, names_too))
+            self._fingerprints[recorder] = known
+        return known[2]
+
+    def _reduce(
+        self,
+        group: distributed.ProcessGroup,
+        numbers: Tensor,
+        how: distributed.ReduceOp.RedOpType,
+        step: int,
+    ) -> Tensor:
         """`numbers` of all processes put together, on the device of `numbers`."""
         device = numbers.device
-        if device.type not in self._devices:
+        if device.type not in (*self._devices, "cpu"):
             numbers = numbers.to(self._devices[0])
         options = distributed.AllreduceOptions()
         options.reduceOp = distributed.ReduceOp(how)
         if self._timeout is not None:
             options.timeout = self._timeout
         try:
-            self._group.allreduce([numbers], options).wait()
+            group.allreduce([numbers], options).wait()
         except RuntimeError as error:
             raise RuntimeError(
                 f"Probe.step: process {self.rank} of {self.count} waited in vain for the others "
@@ -142,8 +167,3 @@ class Processes:
                 f"the group must call step() equally often. ({str(error).splitlines()[0]})"
             ) from error
         return numbers.to(device)
-
-
-def _fingerprint(recorder: _C.Recorder, names: list[str]) -> int:
-    """One number for the sites and where their sums lie."""
-    return zlib.crc32(recorder.placement().numpy().tobytes(), zlib.crc32("\n".join(names).encode()))

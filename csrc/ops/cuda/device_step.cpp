@@ -29,6 +29,7 @@ Recorders& recorders() {
 DeviceStep::DeviceStep(const at::Tensor& sites)
     : key_(sites.const_data_ptr()),
       seen_(sites.size(0) - 1),
+      placed_(sites.size(0) - 1),
       widths_(sites.size(0) - 1),
       memory_(at::empty({0}, sites.options().dtype(at::kByte))) {
   const std::lock_guard lock(recorders().mutex);
@@ -40,15 +41,27 @@ DeviceStep::~DeviceStep() {
   recorders().by_sites.erase(key_);
 }
 
-void DeviceStep::note(const at::Tensor& sites, int64_t site, int64_t width) {
+void DeviceStep::note(const at::Tensor& sites, int64_t site, int64_t width, int64_t units_capacity) {
   const std::lock_guard lock(recorders().mutex);
   const auto found = recorders().by_sites.find(sites.const_data_ptr());
   if (found == recorders().by_sites.end()) return;
   DeviceStep& step = *found->second;
   const std::lock_guard lock_of_one(step.mutex_);
-  if (!step.recorded_) return;
+  if (!step.batch_.recorded) return;
   step.seen_[site] = 1;
   step.widths_[site] = std::max(step.widths_[site], width);
+  if (step.placed_[site] == 0 && step.units_placed_ + width <= units_capacity) {
+    step.placed_[site] = 1;
+    step.units_placed_ += width;
+  }
+}
+
+std::optional<DeviceStep::Batch> DeviceStep::batch_of(const at::Tensor& sites) {
+  const std::lock_guard lock(recorders().mutex);
+  const auto found = recorders().by_sites.find(sites.const_data_ptr());
+  if (found == recorders().by_sites.end()) return std::nullopt;
+  const std::lock_guard lock_of_one(found->second->mutex_);
+  return found->second->batch_;
 }
 
 void DeviceStep::measure(const at::Tensor& sites, const Request& request, const cuda::Results& results) {
@@ -125,9 +138,9 @@ void DeviceStep::forget() {
   used_ = 0;
 }
 
-void DeviceStep::begin(bool recorded) {
+void DeviceStep::begin(const Batch& batch) {
   const std::lock_guard lock(mutex_);
-  recorded_ = recorded;
+  batch_ = batch;
   std::fill(seen_.begin(), seen_.end(), 0);
 }
 
@@ -141,9 +154,16 @@ int64_t DeviceStep::units() const {
   return std::accumulate(widths_.begin(), widths_.end(), int64_t{0});
 }
 
-void DeviceStep::set_width(int64_t site, int64_t width) {
+int64_t DeviceStep::units_placed() const {
+  const std::lock_guard lock(mutex_);
+  return units_placed_;
+}
+
+void DeviceStep::set_place(int64_t site, int64_t begin, int64_t width) {
   const std::lock_guard lock(mutex_);
   widths_[site] = width;
+  placed_[site] = begin >= 0;
+  if (begin >= 0) units_placed_ = std::max(units_placed_, begin + width);
 }
 
 }  // namespace tfc::ops::on_cuda

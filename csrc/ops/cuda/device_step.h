@@ -9,6 +9,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <mutex>
+#include <optional>
 #include <vector>
 
 #include "measure.h"
@@ -23,19 +24,28 @@ class DeviceStep {
   DeviceStep& operator=(const DeviceStep&) = delete;
 
   // From any thread: backward has its own.
-  // A kernel for that site is on its way.
-  static void note(const at::Tensor& sites, int64_t site, int64_t width);
+  // A kernel for that site is on its way, which will place its units if it is the first and finds room.
+  static void note(const at::Tensor& sites, int64_t site, int64_t width, int64_t units_capacity);
+  // Of the micro-batch: whether it is recorded, and how many labels were given (-1: none).
+  struct Batch {
+    bool recorded = true;
+    int64_t labels = -1;
+  };
+  // None where `sites` is not a recorder's own tensor, but what torch.compile has put in its place.
+  static std::optional<Batch> batch_of(const at::Tensor& sites);
   // Walks the rows of the batch now. Its sums are put together at the next sum_up, or now if there is no
   // memory for them to wait in, or if it is not certain that the stream comes to a sum_up: inside of a graph
   // that is captured, say, without the rest of the step.
   static void measure(const at::Tensor& sites, const Request& request, const cuda::Results& results);
 
   // A new micro-batch; sites of steps that are not recorded are not noted.
-  void begin(bool recorded);
+  void begin(const Batch& batch);
   bool has(int64_t site) const;
-  // Units of all sites that were ever seen.
+  // Units of all sites that were ever seen; of those that have a place.
   int64_t units() const;
-  void set_width(int64_t site, int64_t width);
+  int64_t units_placed() const;
+  // begin: where the units of the site are; -1: nowhere.
+  void set_place(int64_t site, int64_t begin, int64_t width);
 
   // What comes next is launched on the same stream, and in the same graph, if one is being captured now.
   void begin_batches();
@@ -51,9 +61,10 @@ class DeviceStep {
 
   const void* key_;
   mutable std::mutex mutex_;
-  bool recorded_ = true;
-  std::vector<char> seen_;
+  Batch batch_;
+  std::vector<char> seen_, placed_;
   std::vector<int64_t> widths_;
+  int64_t units_placed_ = 0;
 
   std::vector<cuda::OpenBatch> open_;
   cudaStream_t stream_ = nullptr;     // of the batches that wait

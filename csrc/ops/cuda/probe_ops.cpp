@@ -8,9 +8,14 @@
 #include <ATen/ops/threshold_backward.h>
 #include <torch/library.h>
 
+#include <optional>
+#include <tuple>
+
+#include "../../kernels/cuda/shared_sums.h"
 #include "../batch_faults.h"
 #include "../probe_ops.h"
 #include "../row_reduction.h"
+#include "class_sums.h"
 #include "device_step.h"
 #include "measure.h"
 
@@ -20,7 +25,6 @@ namespace {
 using at::Tensor;
 
 void check_device(const Tensor& grad, const Tensor& feature, const Site& to) {
-  TORCH_CHECK_VALUE(!to.class_sums.has_value(), "class_sums: not on ", to.sites.device());
   TORCH_CHECK_VALUE(!to.mask.has_value() || to.mask->numel() == 0, "mask: not on ", to.sites.device());
   for (const Tensor* tensor : {&grad, &feature, &to.order, &to.class_ptr, &to.units}) {
     TORCH_CHECK_VALUE(tensor->device() == to.sites.device(), "a watched feature is on ", feature.device(),
@@ -46,13 +50,71 @@ void check_groups(const Grouping& groups, const Tensor& feature) {
                     " entries, the feature has ", feature.size(0), " rows)");
 }
 
+// What a batch adds to the planes of a recorder that is shared with other processes.
+struct SharedSums {
+  at::Tensor feature, feature_counts, gradient, gradient_counts;
+
+  SharedSums(const Tensor& feature_rows, const Tensor& grad_rows, const DeviceGroups& groups) {
+    std::tie(feature, feature_counts) = class_sums(feature_rows, groups);
+    std::tie(gradient, gradient_counts) = class_sums(grad_rows, groups);
+  }
+
+  void add_to(const Site& to, const Tensor& rows, const DeviceGroups& groups,
+              const cuda::Results& results) const {
+    Tensor planes = *to.class_sums;
+    const cuda::SharedBatch batch{scalar_of(rows.scalar_type()),
+                                  rows.const_data_ptr(),
+                                  rows.stride(0),
+                                  rows.size(0),
+                                  rows.size(1),
+                                  groups.groups(),
+                                  feature.const_data_ptr<double>(),
+                                  gradient.const_data_ptr<double>(),
+                                  feature_counts.const_data_ptr<int64_t>(),
+                                  gradient_counts.const_data_ptr<int64_t>(),
+                                  results.header,
+                                  results.site,
+                                  results.site_index,
+                                  results.units_capacity};
+    check(cuda::add_to_planes(batch,
+                              {planes.mutable_data_ptr<double>(), planes.size(0) / kClassPlanes,
+                               planes.size(1), to.sites.size(0) - 1},
+                              current_stream()),
+          "add_to_planes");
+  }
+};
+
+// Of a recorder that is shared: its sums are of the rows of each class, so here, too, rows must not be walked
+// by labels that are not theirs; the host knows how many there are.
+void check_shared(const DeviceStep::Batch& batch, const Grouping& samples, const Tensor& feature) {
+  TORCH_CHECK(current_capture(current_stream()) == 0,
+              "probe: a step of several processes (process_group) cannot be captured in a graph");
+  if (!samples.labelled()) return;
+  TORCH_CHECK_VALUE(batch.labels >= 0, fault_text(BatchFault::kLabelsMissing, 0, 0, 0, 0));
+  TORCH_CHECK_VALUE(batch.labels == feature.size(0), fault_text(BatchFault::kLabelCount, 0, batch.labels,
+                                                                feature.size(0), 0, feature.sizes()));
+}
+
 void record(Job job, const Tensor& grad, const Tensor& feature, const Tensor& grad_in, const Site& to,
             RowReduction reduction) {
   const Grouping samples = grouping(to.order, to.class_ptr);
   check_groups(samples, feature);
   const Grouping groups = grouping_of_rows(samples, feature, reduction);
   const Tensor rows = rows_of(feature, reduction);
-  DeviceStep::note(to.sites, to.index, rows.size(1));
+  const Tensor grad_rows = rows_of(grad, reduction);
+  std::optional<DeviceGroups> device_groups;
+  std::optional<SharedSums> shared;
+  if (to.class_sums.has_value()) {
+    const std::optional<DeviceStep::Batch> batch = DeviceStep::batch_of(to.sites);
+    TORCH_CHECK(batch.has_value(),
+                "probe: on a GPU a compiled model cannot be recorded for several processes (process_group)");
+    if (batch->recorded) {
+      check_shared(*batch, samples, feature);
+      device_groups.emplace(groups, rows.size(0));
+      shared.emplace(rows, grad_rows, *device_groups);  // before grad_in takes the place of the gradient
+    }
+  }
+  DeviceStep::note(to.sites, to.index, rows.size(1), to.units.size(1));
   double* state = to.sites.mutable_data_ptr<double>();
   cuda::Results results;
   results.header = reinterpret_cast<StepHeader*>(state);
@@ -61,10 +123,11 @@ void record(Job job, const Tensor& grad, const Tensor& feature, const Tensor& gr
   results.rows_per_sample = rows_per_sample(feature, reduction);
   results.units = to.units.mutable_data_ptr<int32_t>();
   results.units_capacity = to.units.size(1);
-  DeviceStep::measure(to.sites,
-                      request(job, rows, rows_of(grad, reduction),
-                              grad_in.defined() ? rows_of(grad_in, reduction) : grad_in, groups),
-                      results);
+  const Request made =
+      request(job, rows, grad_rows, grad_in.defined() ? rows_of(grad_in, reduction) : grad_in, groups);
+  if (!shared.has_value()) return DeviceStep::measure(to.sites, made, results);
+  measure_now(made, results);
+  shared->add_to(to, rows, *device_groups, results);
 }
 
 // On the device of the tensors, which have been checked.

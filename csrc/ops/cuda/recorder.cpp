@@ -12,8 +12,10 @@
 #include <utility>
 
 #include "../../kernels/cuda/launchers.h"
+#include "../../kernels/cuda/shared_sums.h"
 #include "../batch_faults.h"
 #include "../measure.h"
+#include "../probe_ops.h"
 #include "../recorder.h"
 #include "device_step.h"
 #include "host_copy.h"
@@ -53,9 +55,7 @@ class DeviceRecorder final : public Recorder {
       : Recorder(shape, device),
         layout_{shape.capacity, shape.num_sites},
         ring_(at::zeros({layout_.size()}, sites.options())),
-        open_step_(sites) {
-    if (shape.shared) refuse_to_share();
-  }
+        open_step_(sites) {}
 
   void begin_batch(const std::optional<at::Tensor>& labels,
                    const std::optional<at::Tensor>& given_mask) override;
@@ -69,6 +69,10 @@ class DeviceRecorder final : public Recorder {
   bool recording() const override { return enabled_; }
 
  private:
+  int64_t current_step() const override { return closed_ + 1; }
+  int64_t units_used() const override { return open_step_.units_placed(); }
+  void goes_on_with(int64_t step) override { closed_ = step - 1; }
+  void combine(const at::Tensor& sums, const at::Tensor& summed, int64_t processes) override;
   void retire(const at::Tensor& outgrown) override { outgrown_.push_back(outgrown); }
   void restart(int64_t step, const at::Tensor& placement) override;
   void group(const at::Tensor& labels);
@@ -115,11 +119,13 @@ void DeviceRecorder::begin_batch(const std::optional<at::Tensor>& labels,
   const DeviceGuard guard(sites.device());
   open_step_.begin_batches();
   // Also in a step that is not recorded: the device decides that, and a graph may be under capture.
-  if (shape().num_classes > 0 && (labels.has_value() || enabled_)) {
+  const bool labelled = shape().num_classes > 0 && (labels.has_value() || enabled_);
+  if (labelled) {
     check_labels_given(labels);
     group(*labels);
   }
-  open_step_.begin(enabled_);
+  if (class_sums) end_batch();
+  open_step_.begin({enabled_, labelled ? labels->numel() : -1});
   count_probe_time(static_cast<double>(now() - start), enabled_);
 }
 
@@ -170,10 +176,24 @@ bool DeviceRecorder::close(const cuda::Loss& loss, int64_t start) {
   undrained_ += recorded;
   ++closed_;
   enabled_ = closed_ % every() == 0;
-  open_step_.begin(enabled_);
+  open_step_.begin({enabled_});
   make_room();
   count_step(start, recorded);
   return 2 * undrained_ >= shape().capacity;
+}
+
+void DeviceRecorder::combine(const at::Tensor& sums, const at::Tensor& summed, int64_t processes) {
+  const DeviceGuard guard(sites.device());
+  const cuda::SharedStep step{sites.mutable_data_ptr<double>(),
+                              active(),
+                              sums.const_data_ptr<double>(),
+                              sums.size(0),
+                              {nullptr, sums.size(1) / kClassPlanes, sums.size(2), shape().num_sites},
+                              summed.const_data_ptr<double>(),
+                              static_cast<double>(processes),
+                              units.mutable_data_ptr<int32_t>(),
+                              units.size(1)};
+  check(cuda::combine_processes(step, current_stream()), "combine_processes");
 }
 
 void DeviceRecorder::make_room() {
@@ -235,7 +255,7 @@ void DeviceRecorder::discard_step() {
   rows.narrow(1, kWidth + 1, kBegin - kWidth - 1).zero_();
   rows.narrow(1, kBegin + 1, kSiteDoubles - kBegin - 1).zero_();
   sites.narrow(0, 0, 1).narrow(1, kBatchRowsIndex, 1).fill_(kNoLabels);
-  open_step_.begin(enabled_);
+  open_step_.begin({enabled_});
 }
 
 void DeviceRecorder::restart(int64_t step, const at::Tensor& placement) {
@@ -246,9 +266,9 @@ void DeviceRecorder::restart(int64_t step, const at::Tensor& placement) {
   undrained_ = drained_ = 0;
   closed_ = step;
   enabled_ = step % every() == 0;
-  open_step_.begin(enabled_);
+  open_step_.begin({enabled_});
   const int64_t* row = placement.const_data_ptr<int64_t>();
-  for (int64_t i = 0; i < shape().num_sites; ++i) open_step_.set_width(i, row[2 * i + 1]);
+  for (int64_t i = 0; i < shape().num_sites; ++i) open_step_.set_place(i, row[2 * i], row[2 * i + 1]);
 }
 
 std::unique_ptr<Recorder> make_device_recorder(const RecorderShape& shape, c10::Device device) {
