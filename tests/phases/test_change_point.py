@@ -105,7 +105,7 @@ def test_it_comes_before_the_end_of_the_first_phase(rng: np.random.Generator) ->
     summary = analyze(loss, None)
     assert summary.change_point is not None
     assert summary.first_phase_end is not None
-    assert 640 < summary.change_point.low <= summary.change_point.high < summary.first_phase_end
+    assert 590 < summary.change_point.low <= summary.change_point.high < summary.first_phase_end
 
 
 @pytest.mark.parametrize(
