@@ -27,10 +27,11 @@ def broken_line(corner: int, steps: int = 800, slope: float = 0.005) -> FloatArr
     return 2.3 - slope * np.maximum(np.arange(steps) - corner, 0.0)
 
 
-def test_residual_sums_are_those_of_least_squares(rng: np.random.Generator) -> None:
+@pytest.mark.parametrize("bend", [-1, 1])
+def test_residual_sums_are_those_of_least_squares(rng: np.random.Generator, bend: int) -> None:
     time = np.sort(rng.random(60))
     time = (time - time[0]) / (time[-1] - time[0])
-    values = 2.3 - np.maximum(time - 0.6, 0) + 0.1 * rng.standard_normal(60)
+    values = 2.3 + bend * np.maximum(time - 0.6, 0) + 0.1 * rng.standard_normal(60)
     straight, broken = residual_sums(time, values)
 
     def least_squares(*columns: FloatArray) -> tuple[float, FloatArray]:

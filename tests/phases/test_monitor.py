@@ -183,6 +183,7 @@ def test_going_on_from_a_state_is_going_on(rng: np.random.Generator) -> None:
         for step in range(cut, 1000):
             second.update(step, float(losses[step]), float(between[step]))
         assert [(change.step, change.state) for change in second.changes] == expected
+        assert json.dumps(second.state_dict()) == json.dumps(whole.state_dict())
 
 
 @pytest.mark.parametrize("state", [{}, {"loss": []}, {"loss": 3}])
