@@ -52,11 +52,19 @@ def test_a_collapse_is_told_while_it_goes_on_and_its_end_after_it(
 
 @pytest.mark.parametrize("noise", [0.0, 0.02, 0.1])
 def test_a_run_without_progress_is_stuck(rng: np.random.Generator, noise: float) -> None:
-    losses = noisy(rng, np.full(1000, 2.3), noise)
-    between = noisy(rng, np.full(1000, 0.95), noise / 5)
-    changes = feed(PhaseMonitor(patience=200), losses, between)
-    assert [state for _, state in changes] == ["stuck"]
-    assert 200 <= changes[0][0] < 420
+    """As soon as patience is over, or, where noise passed for progress once or twice, later.
+
+    At the largest noise that happens in 3 of 1000 runs, twice in 3 of 100,000.
+    """
+    known = []
+    for _ in range(60):
+        losses = noisy(rng, np.full(1000, 2.3), noise)
+        between = noisy(rng, np.full(1000, 0.95), noise / 5)
+        changes = feed(PhaseMonitor(patience=200, chance_loss=2.3), losses, between)
+        assert [state for _, state in changes] == ["stuck"]
+        known.append(changes[0][0])
+    assert min(known) == 200
+    assert known.count(200) > 52
 
 
 def test_a_stuck_run_that_learns_after_all_has_recovered() -> None:
@@ -77,14 +85,41 @@ def test_a_collapse_without_end_becomes_stuck() -> None:
 
 
 def test_a_rise_within_the_noise_is_none(rng: np.random.Generator) -> None:
-    between = noisy(rng, np.full(280, 0.5), 0.3)
-    assert feed(PhaseMonitor(min_rise=0.01), np.full(280, 2.3), between) == []
+    """Four standard errors, themselves estimated, are exceeded in 1 of 200 such runs."""
+    alarms = 0
+    for _ in range(60):
+        between = noisy(rng, np.full(280, 0.5), 0.3)
+        alarms += len(feed(PhaseMonitor(min_rise=0.01), np.full(280, 2.3), between))
+    assert alarms < 8
 
 
 def test_spikes_do_not_count(rng: np.random.Generator) -> None:
     losses = noisy(rng, plateau_then_fall(20, 1000), 0.02)
     losses[::97] += 50
     assert feed(PhaseMonitor(), losses) == []
+
+
+def test_spikes_put_no_alarm_off_for_long(rng: np.random.Generator) -> None:
+    """A spike lifts the average; that it comes down again is no progress beyond where it was."""
+    losses = noisy(rng, np.full(600, 2.3), 0.01)
+    losses[[60, 61, 150]] = [50.0, 40.0, 500.0]
+    assert feed(PhaseMonitor(patience=200), losses) == [(200, "stuck")]
+
+
+def test_a_slow_noisy_fall_with_spikes_is_not_stuck(rng: np.random.Generator) -> None:
+    losses = noisy(rng, 2.3 * np.exp(-np.arange(600) / 6000), 0.02)
+    losses[::150] += 5
+    assert feed(PhaseMonitor(chance_loss=2.3), losses) == []
+
+
+def test_losses_of_which_some_are_missing_are_stuck_all_the_same(rng: np.random.Generator) -> None:
+    losses = noisy(rng, np.full(500, 2.3), 0.02)
+    losses[rng.random(500) < 0.3] = math.nan
+    between = noisy(rng, np.full(500, 0.9), 0.002)
+    between[rng.random(500) < 0.3] = math.nan
+    changes = feed(PhaseMonitor(patience=200), losses, between)
+    assert [state for _, state in changes] == ["stuck"]
+    assert 200 <= changes[0][0] < 500
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
@@ -148,6 +183,7 @@ def test_going_on_from_a_state_is_going_on(rng: np.random.Generator) -> None:
         for step in range(cut, 1000):
             second.update(step, float(losses[step]), float(between[step]))
         assert [(change.step, change.state) for change in second.changes] == expected
+        assert json.dumps(second.state_dict()) == json.dumps(whole.state_dict())
 
 
 @pytest.mark.parametrize("state", [{}, {"loss": []}, {"loss": 3}])

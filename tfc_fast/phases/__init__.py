@@ -9,29 +9,38 @@ numbers are in `tfc_fast.phases.thresholds`.
     summary = analyze(loss, probe.history(), chance_loss=math.log(num_classes))
     print(describe(summary), remedies(summary))
 
+`loss_change_point` and `rise_p_value`, which are part of it, tell how surely the one run shows what
+it shows; `over_seeds` how surely several do.
+
 While the run is going on, `PhaseMonitor` tells its state step by step, and `EventDetector` finds in
 its records what somebody should hear of.
 """
 
 from __future__ import annotations
 
+from tfc_fast.phases.change_point import ChangePoint, loss_change_point
 from tfc_fast.phases.curve import first_phase_end, smoothed_loss
 from tfc_fast.phases.events import EVENT_KINDS, Event, EventDetector, EventKind
 from tfc_fast.phases.monitor import Change, PhaseMonitor, State
+from tfc_fast.phases.seeds import MedianInterval, SeedSummary, median_interval, over_seeds
 from tfc_fast.phases.sites import Rise, SitePhase, site_phases
 from tfc_fast.phases.summary import PhaseSummary, Verdict, analyze
+from tfc_fast.phases.trend import rise_p_value
 from tfc_fast.phases.words import REMEDY_NOTE, describe, details, headline, remedies
 
 __all__ = [
     "EVENT_KINDS",
     "REMEDY_NOTE",
     "Change",
+    "ChangePoint",
     "Event",
     "EventDetector",
     "EventKind",
+    "MedianInterval",
     "PhaseMonitor",
     "PhaseSummary",
     "Rise",
+    "SeedSummary",
     "SitePhase",
     "State",
     "Verdict",
@@ -40,7 +49,11 @@ __all__ = [
     "details",
     "first_phase_end",
     "headline",
+    "loss_change_point",
+    "median_interval",
+    "over_seeds",
     "remedies",
+    "rise_p_value",
     "site_phases",
     "smoothed_loss",
 ]

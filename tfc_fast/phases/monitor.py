@@ -20,7 +20,7 @@ from tfc_fast.phases.thresholds import (
 
 State = Literal["healthy", "collapsing", "stuck", "recovered"]
 
-# A rise counts if it is that many standard errors of the running mean above zero.
+# A rise or fall counts if it is that many standard errors of the running mean.
 _STANDARD_ERRORS = 4
 
 
@@ -49,17 +49,18 @@ class PhaseMonitor:
       explains (four standard errors).
     - `"stuck"`: the first phase is at least `patience` steps old, and in the last `patience` steps
       there was no progress: neither has the loss fallen by a quarter of `drop` nor a similarity
-      risen by a quarter of `min_rise`. A loss that is not finite counts as not falling. Where only
-      some steps are recorded, these are no less than `5 / (1 - decay)` records (or `patience`, if
-      that is less), since the averages follow records, not steps. `analyze` calls a whole run
-      stuck by the same rule.
+      risen by a quarter of `min_rise`, more than noise explains (four standard errors). A loss
+      that is not finite counts as not falling. Where only some steps are recorded, these are no
+      less than `5 / (1 - decay)` records (or `patience`, if that is less), since the averages
+      follow records, not steps. `analyze` calls a whole run stuck by the same rule.
     - `"recovered"`: after an alarm (one of the two above) the first phase has ended.
 
     The first phase lasts as long as the smoothed loss is above its line, which is the one of
     `first_phase_end`: `drop` under the plateau. It has ended when the loss was below for
     `1 / (1 - decay)` steps in a row, which is how long this is known late. Similarities are
     averaged with the same decay; a site's start is its average over the first `1 / (1 - decay)`
-    steps. The defaults are those of `analyze` and stand in `tfc_fast.phases.thresholds`.
+    steps, and from such a start of the loss its first progress is counted. The defaults are those
+    of `analyze` and stand in `tfc_fast.phases.thresholds`.
 
     One update costs a few microseconds and the memory does not grow. Feed it with records as they
     are drained. It does not need every step; with fewer it knows later.
@@ -257,10 +258,16 @@ class PhaseMonitor:
 
     def _note_progress(self, step: int, rise: float) -> None:
         self._records_since += 1
-        average = self._loss.average
-        fallen = self._progress_loss - average > PROGRESS * self._drop * abs(self._progress_loss)
-        if (math.isnan(self._progress_loss) or fallen) and not math.isnan(average):
-            self._progress_loss, self._progress_step, self._records_since = average, step, 0
+        if math.isnan(self._progress_loss) and self._loss.count > 0:
+            self._progress_step, self._records_since = step, 0
+        if self._loss.is_starting:
+            self._progress_loss = self._loss.start
+        else:
+            least = PROGRESS * self._drop * abs(self._progress_loss)
+            noise = _STANDARD_ERRORS * self._loss.standard_error
+            if self._progress_loss - self._loss.average > max(least, noise):
+                self._progress_loss = self._loss.average
+                self._progress_step, self._records_since = step, 0
         if rise - self._progress_rise > PROGRESS * self._min_rise:
             self._progress_rise, self._progress_step, self._records_since = rise, step, 0
 
@@ -277,8 +284,11 @@ class _LossLine:
         self._decay = decay
         self._drop = drop
         self._hold = math.ceil(HOLD_TIME_CONSTANTS / (1.0 - decay))
-        self._confirm = math.ceil(1.0 / (1.0 - decay))
-        self._count = 0
+        self._time_constant = math.ceil(1.0 / (1.0 - decay))
+        self.count = 0
+        self.start = math.nan  # mean of the first losses
+        # Decaying mean of |loss - average|, begun at 0; squares would remember a spike for longer.
+        self._deviation = 0.0
         self._held = math.nan  # highest level held so far
         self._lowest: deque[tuple[int, float]] = deque()  # candidates for the minimum of the hold
         self._below = 0  # losses in a row with the average below the line
@@ -286,21 +296,41 @@ class _LossLine:
     def add(self, loss: float) -> None:
         if not math.isfinite(loss):
             return
-        first = math.isnan(self.average)
-        self.average = loss if first else self._decay * self.average + (1 - self._decay) * loss
-        if first:
-            self._held = self.average
-        self._count += 1
+        self.count += 1
+        if self.count == 1:
+            self.average = self.start = self._held = loss
+        else:
+            off = loss - self.average
+            self._deviation = self._decay * self._deviation + (1 - self._decay) * abs(off)
+            self.average = self._decay * self.average + (1 - self._decay) * loss
+        if self.is_starting:
+            self.start += (loss - self.start) / self.count
         while self._lowest and self._lowest[-1][1] >= self.average:
             self._lowest.pop()
-        self._lowest.append((self._count, self.average))
-        if self._lowest[0][0] <= self._count - self._hold:
+        self._lowest.append((self.count, self.average))
+        if self._lowest[0][0] <= self.count - self._hold:
             self._lowest.popleft()
-        if self._count >= self._hold:
+        if self.count >= self._hold:
             self._held = max(self._held, self._lowest[0][1])
         plateau = self._held if self.chance_loss is None else min(self._held, self.chance_loss)
         is_below = self.average < plateau - self._drop * abs(plateau)
         self._below = self._below + 1 if is_below else 0
+
+    @property
+    def is_starting(self) -> bool:
+        """Whether `start` is still being averaged."""
+        return self.count <= self._time_constant
+
+    @property
+    def standard_error(self) -> float:
+        """Of the difference of `start` and `average`, once the start is over.
+
+        `start` is a mean of `1 / (1 - decay)` losses; the average began with a single one.
+        """
+        began = self._decay ** (self.count - 1)
+        deviation = math.sqrt(math.pi / 2) * self._deviation / (1 - began)
+        weight = (1 - self._decay) / (1 + self._decay) + began**2 + 1 / self._time_constant
+        return deviation * math.sqrt(weight)
 
     @property
     def is_below(self) -> bool:
@@ -308,14 +338,16 @@ class _LossLine:
 
     @property
     def is_below_for_good(self) -> bool:
-        return self._below >= self._confirm
+        return self._below >= self._time_constant
 
     def state_dict(self) -> list[Any]:
         lowest = [list(pair) for pair in self._lowest]
-        return [self.average, self._count, self._held, lowest, self._below]
+        start = [self.start, self._deviation]
+        return [self.average, self.count, self._held, lowest, self._below, *start]
 
     def load_state_dict(self, state: list[Any]) -> None:
-        self.average, self._count, self._held, lowest, self._below = state
+        self.average, self.count, self._held, lowest, self._below = state[:5]
+        self.start, self._deviation = state[5:]
         self._lowest = deque((count, value) for count, value in lowest)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tfc_fast.phases.thresholds import WINDOW
+from tfc_fast.phases.trend import rise_p_value
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -28,6 +29,7 @@ class Rise:
         peak_step: step of that peak, or None.
         rise: `peak - start`.
         fall: `peak` minus the smallest value after the first phase; NaN without later records.
+        p_value: `rise_p_value` of the single values in the first phase; NaN of fewer than 10.
     """
 
     start: float
@@ -35,6 +37,7 @@ class Rise:
     peak_step: int | None
     rise: float
     fall: float
+    p_value: float
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ def site_phases(
         >>> records = {"step": np.arange(4), "site": np.array(["relu"] * 4, dtype=object),
         ...            "feature_cos_between": cosines, "grad_cos_within": cosines}
         >>> site_phases(records, 3, window=1)[0].feature_between
-        Rise(start=0.5, peak=0.75, peak_step=2, rise=0.25, fall=0.5)
+        Rise(start=0.5, peak=0.75, peak_step=2, rise=0.25, fall=0.5, p_value=nan)
     """
     if window < 1 or window % 2 == 0:
         raise ValueError(f"window: {window} given, an odd number of records is wanted")
@@ -146,13 +149,13 @@ def _rise(steps: IntArray, values: FloatArray, end: int | None, window: int) -> 
     later = running_mean(values[split:], window)
     known = np.flatnonzero(~np.isnan(phase))
     if known.size == 0:
-        return Rise(math.nan, math.nan, None, math.nan, math.nan)
+        return Rise(math.nan, math.nan, None, math.nan, math.nan, math.nan)
     start = float(phase[known[0]])
     at = int(np.nanargmax(phase))
     peak = float(phase[at])
     measured_later = later[~np.isnan(later)]
     fall = peak - float(measured_later.min()) if measured_later.size else math.nan
-    return Rise(start, peak, int(steps[at]), peak - start, fall)
+    return Rise(start, peak, int(steps[at]), peak - start, fall, rise_p_value(values[:split]))
 
 
 def running_mean(values: FloatArray, window: int) -> FloatArray:

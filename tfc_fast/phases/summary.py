@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from tfc_fast.phases.change_point import ChangePoint, loss_change_point
 from tfc_fast.phases.curve import first_phase_end, loss_vector, smoothed_loss, step_vector
 from tfc_fast.phases.monitor import PhaseMonitor
 from tfc_fast.phases.replay import replayed
@@ -28,6 +29,8 @@ class PhaseSummary:
 
     Attributes:
         first_phase_end: first step after the first phase; None if it never ended.
+        change_point: where the loss left its plateau, from `loss_change_point`; None if the first
+            phase never ended or the loss fell without a bend.
         verdict: `"collapsed"`, `"stuck"`, `"none"` or `"undecided"`.
         collapse_site: site with the largest rise of the between-class feature similarity, whether
             or not that rise made a collapse; rises within 0.01 of the largest count as tied, and
@@ -48,6 +51,7 @@ class PhaseSummary:
     """
 
     first_phase_end: int | None
+    change_point: ChangePoint | None
     verdict: Verdict
     collapse_site: str | None
     peak_step: int | None
@@ -159,6 +163,9 @@ def analyze(
         verdict = "collapsed" if collapse.feature_between.rise >= min_rise else "none"
     return PhaseSummary(
         first_phase_end=end,
+        change_point=loss_change_point(
+            values, steps=numbers, decay=decay, drop=drop, chance_loss=chance_loss
+        ),
         verdict=verdict,
         collapse_site=collapse.site if collapse else None,
         peak_step=collapse.feature_between.peak_step if collapse else None,
