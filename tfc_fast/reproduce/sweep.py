@@ -1,15 +1,25 @@
 """Training many runs side by side; what is there already is not trained again.
 
-joblib runs them: whoever wants Dask or Ray registers that back end and chooses it by
-`joblib.parallel_config`. Every run trains with one thread, so that its numbers do not depend on how
-many there are, nor on where they are trained.
+joblib runs them, and whoever wants Dask or Ray chooses that back end. With Dask:
+
+    from dask.distributed import Client
+
+    client = Client(n_workers=2, threads_per_worker=1)  # or the address of a cluster
+    with joblib.parallel_config("dask"):
+        reproduce(["depth", "momentum"], "runs/reproduce")
+
+The folder must be one that all workers see. Every run trains with one thread, so that its numbers
+do not depend on how many there are, nor on where they are trained. A worker that dies (killed for
+its memory, say) costs its runs, which go on from their checkpoints.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +32,9 @@ from tfc_fast.trainer import TrainConfig, Trainer
 from tfc_fast.trainer.past import CHANGEABLE
 
 __all__ = ["Job", "train_all"]
+
+_ATTEMPTS = 3
+"""How often runs are begun, or gone on with, where workers die."""
 
 
 @dataclass(frozen=True)
@@ -73,33 +86,60 @@ def train_all(
     Raises:
         ValueError: A folder holds a run with other settings.
         KeyboardInterrupt: A run was interrupted.
+        RuntimeError: Workers died again and again.
     """
     longest: dict[str, Job] = {}
     for job in jobs:
         if job.name not in longest or longest[job.name].steps < job.steps:
             longest[job.name] = job
-    missing = [job for job in longest.values() if _steps_done(job, folder) < job.steps]
-    # The longest first: none of them shall be alone at the end.
-    missing.sort(key=lambda job: -job.steps * int(job.changes.get("depth", 7)))
-    bar = tqdm(
-        total=len(longest),
-        initial=len(longest) - len(missing),
-        desc="runs",
-        unit="run",
-        disable=None if progress else True,
-    )
+    bar = tqdm(total=len(longest), desc="runs", unit="run", disable=None if progress else True)
     with bar:
-        backend, chosen = joblib.parallel.get_active_backend()
-        parallel = joblib.Parallel(
-            # 1 is what joblib says where nobody has chosen.
-            n_jobs=workers or (chosen if chosen != 1 else -1),
-            return_as="generator_unordered" if backend.supports_return_generator else "list",
-        )
-        for finished in parallel(joblib.delayed(_train)(job, str(folder)) for job in missing):
-            if not finished:
-                raise KeyboardInterrupt
-            bar.update()
+        for attempt in range(1, _ATTEMPTS + 1):
+            missing = [job for job in longest.values() if _steps_done(job, folder) < job.steps]
+            # The longest first: none of them shall be alone at the end.
+            missing.sort(key=lambda job: -job.steps * int(job.changes.get("depth", 7)))
+            bar.n = len(longest) - len(missing)
+            bar.refresh()
+            try:
+                for _ in _finished(missing, folder, workers):
+                    bar.update()
+                break
+            except Exception as error:
+                if not _is_lost_worker(error):
+                    raise
+                if attempt == _ATTEMPTS:
+                    raise RuntimeError(
+                        f"workers died {_ATTEMPTS} times; what has been trained is kept, so the "
+                        "same call goes on. Is there memory for as many runs at a time? Fewer are "
+                        f"trained with workers= ({error})"
+                    ) from error
+                warnings.warn(
+                    f"a worker died ({type(error).__name__}); its runs go on from their "
+                    "checkpoints",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
     return [RunDirectory(folder / job.name) for job in jobs]
+
+
+def _finished(jobs: Sequence[Job], folder: Path, workers: int | None) -> Iterator[None]:
+    """Trains all, and says of each that it has finished."""
+    backend, chosen = joblib.parallel.get_active_backend()
+    parallel = joblib.Parallel(
+        # 1 is what joblib says where nobody has chosen.
+        n_jobs=workers or (chosen if chosen != 1 else -1),
+        return_as="generator_unordered" if backend.supports_return_generator else "list",
+    )
+    for finished in parallel(joblib.delayed(_train)(job, str(folder)) for job in jobs):
+        if not finished:
+            raise KeyboardInterrupt
+        yield
+
+
+def _is_lost_worker(error: Exception) -> bool:
+    """Whether a back end says that a process that trained is gone."""
+    # Of Dask, which has tried again by itself several times then; it need not be installed.
+    return isinstance(error, BrokenExecutor) or type(error).__name__ == "KilledWorker"
 
 
 def _steps_done(job: Job, folder: Path) -> int:
