@@ -120,6 +120,8 @@ def test_reproduce_is_quick_or_full_and_goes_on(tmp_path: Path) -> None:
     assert before.items() <= stamps(tmp_path / "runs").items()
     verdict = json.loads((full.folder / "verdict.json").read_text())
     assert (verdict["command"], verdict["seeds"]) == ("x", [0, 1, 2])
+    assert all((tmp_path / "runs" / name / "config.json").is_file() for name in verdict["runs"])
+    assert len(verdict["runs"]) == 9
     assert "Momentum" in (tmp_path / "index.md").read_text()
 
 

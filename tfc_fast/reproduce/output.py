@@ -62,6 +62,7 @@ def write_outcome(
         "evidence": judgement.evidence,
         "effect": judgement.effect,
         "seeds": sorted({run.seed for run in runs}),
+        "runs": [run.run.path.name for run in runs],
         **about,
     }
     RunDirectory(folder).write_json("verdict.json", verdict)
