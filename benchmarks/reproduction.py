@@ -164,9 +164,9 @@ def write_page(out: Path, comparisons: Sequence[Comparison]) -> None:
     lines = [
         "# The paper's findings",
         "",
-        "Each claim of *Temporary Feature Collapse Phenomenon in Early Learning of MLPs* on real data "
-        "(scikit-learn's digits), with several seeds. The verdicts are computed from the runs by the "
-        "rule that stands below each.",
+        "Each claim of *Temporary Feature Collapse Phenomenon in Early Learning of MLPs* on real "
+        "data (scikit-learn's digits), with several seeds. The verdicts are computed from the runs "
+        "by the rule that stands below each.",
         "",
         "```",
         f"{COMMAND} --out runs/reproduce   # {seconds / 60:.0f} minutes of one core; goes on where "
