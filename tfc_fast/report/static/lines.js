@@ -1,0 +1,151 @@
+"use strict";
+// A chart of lines: one per site and run, with the range of the values that a point stands for.
+
+const RUN_COLORS = {
+  light: ["#0b62a4", "#c4500a", "#1b7f4d", "#8c3fa8", "#a8142d", "#5c6670", "#7a6000", "#006d75"],
+  dark: ["#6cb6ff", "#ffa657", "#7ee0a8", "#d2a8ff", "#ff9aa2", "#b8c1cb", "#e3c14c", "#5fd7e0"],
+};
+const DASHES = [[], [8, 4], [2, 3], [10, 3, 2, 3]];
+
+function runColor(state, run) {
+  const colors = RUN_COLORS[state.theme];
+  return colors[run.index % colors.length];
+}
+
+function siteColor(state, run, site) {
+  return run.colors[state.theme][site];
+}
+
+// What a chart of a column shows with the choices of the user. Colours tell sites apart, or runs
+// where there is only one site to see.
+function linesOf(data, state, column) {
+  const runs = data.runs.filter((run) => state.runs.has(run.index) && run.tableOf(column).has(column));
+  const several = state.runs.size > 1;
+  const lines = [];
+  for (const run of runs) {
+    const table = run.tableOf(column);
+    const line = (site, label, color, more) => ({ run, table, column, site, label, color, dash: [], width: 1.5, ...more });
+    if (column === "loss") {
+      const color = runColor(state, run);
+      lines.push(line(0, several ? run.name : "loss of the step", color + "99", { width: 1 }));
+      lines.push(line(0, several ? `${run.name}, average` : "average", color, { column: "average", width: 2, plain: true }));
+      continue;
+    }
+    table.sites.forEach((name, site) => {
+      if (!state.sites.has(name)) return;
+      const alone = several && state.sites.size === 1;
+      lines.push(
+        line(site, several ? `${run.name}: ${name}` : name, alone ? runColor(state, run) : siteColor(state, run, site), {
+          dash: several && !alone ? DASHES[run.index % DASHES.length] : [],
+        }),
+      );
+    });
+  }
+  return lines;
+}
+
+// Data, series and bands as uPlot wants them: steps of all runs joined, ranges below the lines.
+function plottedLines(lines, state) {
+  const parts = [];
+  const add = (line, values, series) => {
+    let part = parts.find((found) => found.table === line.table);
+    if (!part) parts.push((part = { table: line.table, data: [line.table.steps], series: [] }));
+    part.data.push(state.log ? values.map((value) => (value > 0 ? value : null)) : values);
+    part.series.push({ scale: "y", spanGaps: false, ...series });
+  };
+  for (const line of lines) {
+    const { mean, low, high } = line.table.band(line.column, line.site);
+    if (state.range && !line.plain && low !== mean) {
+      const unseen = { width: 0, points: { show: false } };
+      add(line, low, { ...unseen, edge: "low" });
+      add(line, high, { ...unseen, edge: "high", fillOf: line.color.slice(0, 7) + "2e" });
+    }
+    add(line, mean, { stroke: line.color, width: line.width, dash: line.dash, points: { filter: lonelyPoints, size: 5 } });
+  }
+  const series = [{}, ...parts.flatMap((part) => part.series)];
+  const bands = series.flatMap((one, at) => (one.edge === "high" ? [{ series: [at, at - 1], fill: one.fillOf }] : []));
+  // A gap is null; what a run lacks only because another one has that step is undefined.
+  const data = parts.length === 1 ? parts[0].data : uPlot.join(parts.map((part) => part.data));
+  return { data: parts.length ? data : [[]], series, bands };
+}
+
+// A value between two gaps is no line: it gets a point.
+function lonelyPoints(plot, at, show) {
+  const values = plot.data[at];
+  const [from, to] = plot.series[at].idxs;
+  const known = [];
+  for (let index = from; index <= to; index++) if (values[index] !== undefined) known.push(index);
+  if (show && known.length < 60) return known.filter((index) => values[index] !== null);
+  const gap = (index) => index === undefined || values[index] === null;
+  return known.filter((index, place) => !gap(index) && gap(known[place - 1]) && gap(known[place + 1]));
+}
+
+// The first phase shaded, its end and the peak of the collapse; several runs get lines only.
+function markPhases(plot, chart, behind) {
+  const { state, data } = chart.app;
+  const runs = data.runs.filter((run) => state.runs.has(run.index));
+  const { ctx, bbox } = plot;
+  const ratio = devicePixelRatio;
+  const x = (step) => plot.valToPos(step, "x", true);
+  ctx.save();
+  ctx.beginPath();
+  ctx.rect(bbox.left, bbox.top, bbox.width, bbox.height);
+  ctx.clip();
+  if (behind) {
+    for (const run of runs.length === 1 ? runs : []) {
+      if (run.firstStep === null) continue;
+      ctx.fillStyle = chart.color("--phase");
+      const from = x(run.firstStep);
+      const to = run.firstPhaseEnd === null ? bbox.left + bbox.width : x(run.firstPhaseEnd);
+      ctx.fillRect(from, bbox.top, to - from, bbox.height);
+    }
+    ctx.restore();
+    return;
+  }
+  const marks = [];
+  const vertical = (step, color, dash) => {
+    ctx.strokeStyle = color;
+    ctx.lineWidth = 1.5 * ratio;
+    ctx.setLineDash(dash.map((length) => length * ratio));
+    ctx.beginPath();
+    ctx.moveTo(x(step), bbox.top);
+    ctx.lineTo(x(step), bbox.top + bbox.height);
+    ctx.stroke();
+  };
+  const [from, to] = [plot.scales.x.min, plot.scales.x.max];
+  const inside = (step) => step !== null && step >= from && step <= to;
+  for (const run of runs) {
+    const color = runs.length === 1 ? chart.color("--end") : runColor(state, run);
+    if (inside(run.firstPhaseEnd)) {
+      vertical(run.firstPhaseEnd, color, [5, 3]);
+      marks.push(`end ${run.firstPhaseEnd}`);
+    }
+    if (run.peak && inside(run.peak.step) && chart.column === "feature_cos_between" && !state.map && state.sites.has(run.peak.site)) {
+      const [left, top, size] = [x(run.peak.step), plot.valToPos(run.peak.value, "y", true), 6 * ratio];
+      ctx.setLineDash([]);
+      ctx.fillStyle = color;
+      ctx.strokeStyle = chart.color("--card");
+      ctx.beginPath();
+      ctx.moveTo(left, top - size);
+      ctx.lineTo(left + size, top);
+      ctx.lineTo(left, top + size);
+      ctx.lineTo(left - size, top);
+      ctx.closePath();
+      ctx.fill();
+      ctx.stroke();
+      marks.push(`peak ${run.peak.step}`);
+    }
+    if (chart.column === "loss" && run.chanceLoss !== null && run === runs[0]) {
+      const level = plot.valToPos(run.chanceLoss, "y", true);
+      ctx.strokeStyle = chart.color("--muted");
+      ctx.lineWidth = ratio;
+      ctx.setLineDash([2 * ratio, 3 * ratio]);
+      ctx.beginPath();
+      ctx.moveTo(bbox.left, level);
+      ctx.lineTo(bbox.left + bbox.width, level);
+      ctx.stroke();
+    }
+  }
+  ctx.restore();
+  chart.figure.dataset.marks = marks.join(", ");
+}
