@@ -35,10 +35,12 @@ demo: setup ## Train the deep MLP on real digits, probed at every step, and writ
 
 # Where the system has no apt or the user may not use it, the tests of the page are skipped, and say so.
 browser: ## Install Chromium for the tests of the report page, where apt can
-	@if [ -n "$$TFC_FAST_CHROMIUM" ] || command -v chromium chromium-browser google-chrome >/dev/null; then :; \
-	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; \
-	else echo 'no Chromium, and no apt-get as root to install it: the tests of the report page will be skipped'; fi
+	@for name in $$TFC_FAST_CHROMIUM chromium chromium-browser google-chrome; do \
+		if command -v "$$name" >/dev/null; then exit 0; fi; done; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		export DEBIAN_FRONTEND=noninteractive; \
+		apt-get -qq update && apt-get -qq install -y --no-install-recommends chromium >/dev/null; \
+	else echo 'no Chromium, and no apt-get as root to get it: tests of the report page are skipped'; fi
 
 # Threads that wait for each other sleep: there are more than processors, and spinning would hold up the rest.
 test: setup browser ## Run all tests, on all processors

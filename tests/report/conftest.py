@@ -55,36 +55,58 @@ def make_records() -> Callable[..., Records]:
     return collapse_records
 
 
+def write_run(
+    path: Path,
+    records: Records | None = None,
+    loss: Any = None,
+    *,
+    config: dict[str, Any] | None = None,
+    summary: dict[str, Any] | None = None,
+) -> RunDirectory:
+    """A run on disk; each part can be left out, as a killed run leaves it."""
+    run = RunDirectory(path).create()
+    config = {
+        "settings": {"depth": 4, "lr": 0.05, "batch_norm": False},
+        "versions": {"tfc_fast": "0.1.0", "torch": "2.13.0"},
+        "chance_loss": math.log(10),
+        **(config or {}),
+    }
+    run.write_json(run.config_path, config)
+    if records is not None:
+        with_metrics = ParquetSink(run.metrics_folder)
+        with_metrics.write(records)
+        with_metrics.close()
+    if loss is not None:
+        steps = np.arange(1, len(loss) + 1)
+        rest = {name: np.ones(len(loss)) for name in ("accuracy", "lr", "step_seconds")}
+        run.write_train({"step": steps, "loss": loss, **rest})
+    if summary is not None:
+        analysis = analyze(loss, records, steps=steps, chance_loss=config["chance_loss"])
+        run.write_json(run.summary_path, {**analysis.to_dict(), **summary})
+    return run
+
+
 @pytest.fixture
 def make_run(tmp_path: Path) -> Callable[..., RunDirectory]:
-    """Write a run; each part can be left out, as a killed run leaves it."""
+    """`write_run` into a folder of the test, called `run` unless `name` says otherwise."""
 
-    def make(
-        records: Records | None = None,
-        loss: Any = None,
-        *,
-        config: dict[str, Any] | None = None,
-        summary: dict[str, Any] | None = None,
-    ) -> RunDirectory:
-        run = RunDirectory(tmp_path / "run").create()
-        config = {
-            "settings": {"depth": 4, "lr": 0.05, "batch_norm": False},
-            "versions": {"tfc_fast": "0.1.0", "torch": "2.13.0"},
-            "chance_loss": math.log(10),
-            **(config or {}),
-        }
-        run.write_json(run.config_path, config)
-        if records is not None:
-            with_metrics = ParquetSink(run.metrics_folder)
-            with_metrics.write(records)
-            with_metrics.close()
-        if loss is not None:
-            steps = np.arange(1, len(loss) + 1)
-            rest = {name: np.ones(len(loss)) for name in ("accuracy", "lr", "step_seconds")}
-            run.write_train({"step": steps, "loss": loss, **rest})
-        if summary is not None:
-            analysis = analyze(loss, records, steps=steps, chance_loss=config["chance_loss"])
-            run.write_json(run.summary_path, {**analysis.to_dict(), **summary})
-        return run
+    def make(*arguments: Any, name: str = "run", **options: Any) -> RunDirectory:
+        return write_run(tmp_path / name, *arguments, **options)
 
     return make
+
+
+@pytest.fixture(scope="module")
+def module_runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., RunDirectory]:
+    """The same, for runs that several tests look at."""
+    folder = tmp_path_factory.mktemp("runs")
+
+    def make(*arguments: Any, name: str, **options: Any) -> RunDirectory:
+        return write_run(folder / name, *arguments, **options)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def made_up_records() -> Callable[..., Records]:
+    return collapse_records
