@@ -67,10 +67,10 @@ def _serve(paths: list[str], port: int, *, open_browser: bool) -> int:
     from tfc_fast.report import PageServer
 
     server = PageServer(paths, port=port)
-    print(f"report: {server.url} (Ctrl-C stops)", flush=True)
-    if open_browser:
-        webbrowser.open(server.url)
     try:
+        print(f"report: {server.url} (Ctrl-C stops)", flush=True)
+        if open_browser:
+            webbrowser.open(server.url)
         server.serve()
     except KeyboardInterrupt:
         # It is how this is meant to end.

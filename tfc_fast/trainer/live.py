@@ -198,7 +198,7 @@ def _new_console() -> Any:
             f"the live view needs rich, which cannot be imported ({error}); install it with: "
             "pip install 'tfc_fast[live]', or do without live=True, --live"
         ) from error
-    return Console(stderr=True)
+    return Console(file=sys.stderr)
 
 
 def _mean(values: npt.NDArray[np.float64]) -> float:

@@ -99,11 +99,9 @@ def _phase(state: LiveState) -> Text:
     since = "" if monitor.since is None else f" since step {monitor.since:,}"
     site = monitor.changes[-1].site if monitor.changes else None
     where = f", most of all at {site}" if site else ""
-    return Text.assemble(
-        *[("phase  ", "bold"), (monitor.state, f"bold {color}"), f"{since}: {meaning}{where}"],
-        no_wrap=True,
-        overflow="ellipsis",
-    )
+    line = Text("phase  ", style="bold", no_wrap=True, overflow="ellipsis")
+    line.append(monitor.state, f"bold {color}")
+    return line.append(f"{since}: {meaning}{where}", "not bold")
 
 
 def _sites(state: LiveState, most: int) -> Table:

@@ -60,13 +60,13 @@ function plottedLines(lines, state) {
       add(line, low, { ...unseen, edge: "low" });
       add(line, high, { ...unseen, edge: "high", fillOf: line.color.slice(0, 7) + "2e" });
     }
-    add(line, mean, { stroke: line.color, width: line.width, dash: line.dash, points: { filter: lonelyPoints, size: 5 } });
+    add(line, mean, { stroke: line.color, width: line.width, dash: line.dash, points: { filter: lonelyPoints, size: 5, fill: line.color } });
   }
   const series = [{}, ...parts.flatMap((part) => part.series)];
   const bands = series.flatMap((one, at) => (one.edge === "high" ? [{ series: [at, at - 1], fill: one.fillOf }] : []));
   // A gap is null; what a run lacks only because another one has that step is undefined.
-  const data = parts.length === 1 ? parts[0].data : uPlot.join(parts.map((part) => part.data));
-  return { data: parts.length ? data : [[]], series, bands };
+  const data = parts.length > 1 ? uPlot.join(parts.map((part) => part.data)) : (parts[0]?.data ?? [[0]]);
+  return { data, series, bands };
 }
 
 // A value between two gaps is no line: it gets a point.

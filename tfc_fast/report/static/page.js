@@ -135,6 +135,7 @@ class App {
   }
 
   start() {
+    element("without-scripts").hidden = true;
     element("explore").hidden = !this.groups.length;
     document.querySelector(".theme").hidden = false;
     this.listen();
