@@ -241,12 +241,14 @@ def test_the_wheel_scrolls_and_zooms_with_ctrl(page: Any) -> None:
     until(page, f"scrollY < {before}")
     assert seen_steps(page) == (1, STEPS)
     area.hover()
+    page.evaluate("addEventListener('wheel', (event) => (window.stopped = event.defaultPrevented))")
     page.keyboard.down("Control")
     page.mouse.wheel(0, -100)
     page.keyboard.up("Control")
     until(page, "app.state.zoom !== null")
     first, last = seen_steps(page)
     assert last - first < STEPS - 50
+    assert page.evaluate("stopped")  # else the browser would enlarge the whole page
 
 
 def test_zoom_stays_within_the_run_and_wide_enough(page: Any) -> None:
@@ -493,6 +495,7 @@ def test_a_run_that_goes_on(open_page: Open, make_run: MakeRun, make_records: An
         box(page, "log scale").check()
         drag(page, LOSS, 0.2, 0.6)
         zoom = seen_steps(page)
+        chart(page, FEATURES).focus()
         sink = ParquetSink(run.metrics_folder)
         sink.write(select(records, records["step"] > 150))
         sink.close()
@@ -501,6 +504,8 @@ def test_a_run_that_goes_on(open_page: Open, make_run: MakeRun, make_records: An
         run.write_train({"step": np.arange(1, STEPS + 1), "loss": loss, **rest})
         until(page, f"app.full()[1] === {STEPS}")
         assert seen_steps(page) == zoom
+        assert page.evaluate("document.activeElement.dataset.column") == FEATURES
+        assert page.evaluate("app.charts[0].plot.data[0].at(-1)") == STEPS
         assert "2 lines, steps" in label(page, FEATURES)
         assert box(page, "log scale").is_checked()
         assert "Temporary feature collapse" in page.locator("h1").inner_text()

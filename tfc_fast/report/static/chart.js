@@ -4,9 +4,9 @@
 const FONT = "12px system-ui, sans-serif";
 
 class Chart {
-  // heatRun: the run of a heat map; null for lines.
-  constructor(app, column, title, heatRun) {
-    Object.assign(this, { app, column, title, heatRun, step: null });
+  // What it shows comes before it is rendered: title, and heatRun, the run of a heat map or null.
+  constructor(app, name, column) {
+    Object.assign(this, { app, name, column, title: "", heatRun: null, step: null });
     this.figure = document.createElement("figure");
     this.figure.className = "chart";
     this.figure.tabIndex = 0;
@@ -14,12 +14,11 @@ class Chart {
     this.figure.setAttribute("aria-roledescription", "chart");
     this.figure.setAttribute("aria-describedby", "keys");
     this.figure.dataset.column = column;
-    const heading = document.createElement("h3");
-    heading.textContent = title;
+    this.heading = document.createElement("h3");
     this.note = document.createElement("p");
     this.note.className = "note";
     this.host = document.createElement("div");
-    this.figure.append(heading, this.note, this.host);
+    this.figure.append(this.heading, this.note, this.host);
     this.readout = new Readout(this.figure);
     this.figure.addEventListener("keydown", (event) => this.key(event));
     this.figure.addEventListener("pointerenter", () => app.activate(this));
@@ -36,7 +35,9 @@ class Chart {
   render() {
     const { app } = this;
     const { state, data } = app;
+    const cursor = this.plot?.cursor;
     this.destroy();
+    this.heading.textContent = this.title;
     this.lines = this.heatRun ? [] : linesOf(data, state, this.column);
     this.heat = this.heatRun ? heatOf(data, state, this.column, this.heatRun) : null;
     const { data: values, series, bands } = this.heat ? plottedHeat(this.heat) : plottedLines(this.lines, state);
@@ -54,7 +55,7 @@ class Chart {
         bands,
         scales: { x: { time: false, range: () => app.visible() }, y: this.yScale(state) },
         axes: [
-          { ...axis, values: (_, splits) => splits.map((split) => (Number.isInteger(split) ? whole(split) : "")), space: 70, size: 34, label: "step", labelSize: 16, labelFont: FONT, labelGap: 0 },
+          { ...axis, values: (_, splits) => splits.map((split) => (Number.isInteger(split) ? whole(split) : "")), space: this.width() < 480 ? 48 : 70, size: 34, label: "step", labelSize: 16, labelFont: FONT, labelGap: 0 },
           { ...axis, ...this.yAxis(state) },
         ],
         cursor: {
@@ -78,6 +79,7 @@ class Chart {
     this.plot.over.addEventListener("pointermove", (event) => this.touched(event));
     this.plot.over.addEventListener("pointerdown", (event) => (this.figure.focus({ preventScroll: true }), this.touched(event)));
     this.describe();
+    if (app.active === this && cursor?.left >= 0) this.plot.setCursor({ left: cursor.left, top: cursor.top });
   }
 
   destroy() {

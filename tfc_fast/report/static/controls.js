@@ -33,7 +33,7 @@ function marksText(data, state) {
   const of = (run) => (state.runs.size > 1 ? `${run.name}: ` : "");
   return runs.map((run) => {
     const end = run.firstPhaseEnd === null ? "the first phase has not ended" : `first phase to the dashed line at step ${whole(run.firstPhaseEnd)}`;
-    const peak = run.peak?.step ? `; ◆ peak of the similarity, ${short(run.peak.value)} at ${run.peak.site}, step ${whole(run.peak.step)}` : "";
+    const peak = run.peak?.step ? `; ${state.map ? "" : "◆ "}peak of the similarity, ${short(run.peak.value)} at ${run.peak.site}, step ${whole(run.peak.step)}` : "";
     return `${of(run)}${end}${peak}`;
   });
 }
@@ -66,11 +66,11 @@ class Controls {
   }
 
   render() {
-    const focus = document.activeElement?.closest?.("#choices label, #choices button")?.textContent;
+    const focus = document.activeElement?.closest?.("#choices label, #choices button, #choices summary")?.textContent;
     this.host.replaceChildren(...[this.runs(), this.sites(), this.statistics()].filter(Boolean));
     // The element that had the focus was replaced by its like.
     if (focus) {
-      const like = [...this.host.querySelectorAll("label, button")].find((one) => one.textContent === focus);
+      const like = [...this.host.querySelectorAll("label, button, summary")].find((one) => one.textContent === focus);
       (like?.querySelector("input") ?? like)?.focus();
     }
   }

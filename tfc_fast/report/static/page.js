@@ -38,24 +38,37 @@ class App {
     element("range").closest("label").hidden = !data.runs.some((run) => [run.log, run.records].some((table) => Object.values(table.raw).some((column) => "low" in column)));
   }
 
-  // Choices have changed: other charts, or other lines in them.
+  // Choices have changed, or data: other charts, or other lines in them.
   changed() {
     const { state, data } = this;
-    this.charts.forEach((chart) => chart.destroy());
-    this.charts = [];
-    for (const [column, title] of this.groups.flatMap(([, columns]) => columns)) {
-      if (!state.columns.has(column)) continue;
-      const runs = data.runs.filter((run) => state.runs.has(run.index) && run.records.has(column));
-      if (!state.map || column === "loss") this.charts.push(new Chart(this, column, title, null));
-      else for (const run of runs) this.charts.push(new Chart(this, column, runs.length > 1 ? `${title}: ${run.name}` : title, run));
+    const before = this.charts;
+    this.charts = this.wanted().map(({ column, title, run }) => {
+      const name = `${column} ${run?.index}`;
+      // A chart that stays keeps its element, and with it the focus.
+      const chart = before.find((one) => one.name === name) ?? new Chart(this, name, column);
+      return Object.assign(chart, { title, heatRun: run });
+    });
+    before.filter((chart) => !this.charts.includes(chart)).forEach((chart) => chart.destroy());
+    if (this.charts.length !== before.length || this.charts.some((chart, at) => chart !== before[at])) {
+      this.host.replaceChildren(...this.charts.map((chart) => chart.figure));
     }
-    this.host.replaceChildren(...this.charts.map((chart) => chart.figure));
     if (!this.charts.length) this.host.textContent = "Choose a statistic to see it here.";
     this.controls.render();
     this.charts.forEach((chart) => chart.render());
     const lines = this.charts.find((chart) => !chart.heat && chart.column !== "loss")?.lines ?? [];
     element("legend").replaceChildren(...(lines.length ? [legend(lines)] : []));
     element("marks").textContent = marksText(data, state).join(" · ");
+  }
+
+  // The charts of the chosen statistics; a heat map has a chart for each run.
+  wanted() {
+    const { state, data } = this;
+    const chosen = this.groups.flatMap(([, columns]) => columns).filter(([column]) => state.columns.has(column));
+    return chosen.flatMap(([column, title]) => {
+      if (!state.map || column === "loss") return [{ column, title, run: null }];
+      const runs = data.runs.filter((run) => state.runs.has(run.index) && run.records.has(column));
+      return runs.map((run) => ({ column, title: runs.length > 1 ? `${title}: ${run.name}` : title, run }));
+    });
   }
 
   // All steps of the runs that are shown.
@@ -151,6 +164,8 @@ class Refresh {
   }
 
   async once() {
+    // Who drags over steps is not to be disturbed.
+    if (this.app.charts.some((chart) => chart.plot.select.width > 0)) return "waiting";
     const answer = await fetch(location.href, { cache: "no-store", headers: this.tag ? { "If-None-Match": this.tag } : {} });
     if (answer.status === 304) return "up to date";
     const text = await answer.text();
