@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 import threading
@@ -15,8 +16,9 @@ import pytest
 from browser import chromium_path
 
 from tfc_fast.records import Records, concatenate, select
-from tfc_fast.report import PageServer, write_comparison, write_report
+from tfc_fast.report import PageServer, write_comparison
 from tfc_fast.report.page import render
+from tfc_fast.report.pictures import Picture
 from tfc_fast.report.run import read_run
 from tfc_fast.run_directory import RunDirectory
 from tfc_fast.sinks import ParquetSink
@@ -26,6 +28,10 @@ MakeRun = Callable[..., RunDirectory]
 
 STEPS = 400
 SITES = ("hidden.0.relu", "hidden.1.relu", "hidden.2.relu")
+# One grey pixel as PNG.
+_DOT = (
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR42mNoAAAAggCBd81ytgAAAABJRU5ErkJggg=="
+)
 LOSS, FEATURES, GRADIENTS = "loss", "feature_cos_between", "grad_cos_within"
 
 
@@ -88,7 +94,9 @@ def shown(module_runs: MakeRun, made_up_records: Callable[..., Records]) -> Reco
 @pytest.fixture(scope="module")
 def page_path(module_runs: MakeRun, shown: Records) -> Path:
     run = module_runs(shown, shown["loss"][::3], name="first", summary={})
-    return write_report(run.path)
+    picture = Picture("loss", "Loss", "A caption.", "A dot.", base64.b64decode(_DOT))
+    run.report_path.write_text(render([read_run(run.path)], [picture]))
+    return run.report_path
 
 
 @pytest.fixture
@@ -252,13 +260,14 @@ def test_the_wheel_scrolls_and_zooms_with_ctrl(page: Any) -> None:
 
 
 def test_zoom_stays_within_the_run_and_wide_enough(page: Any) -> None:
-    for _ in range(15):
+    page.evaluate("app.setZoom([200, 208])")
+    for _ in range(4):
         page.get_by_role("button", name="zoom in").click()
     first, last = seen_steps(page)
     assert last - first == 2
-    for _ in range(12):
-        page.get_by_role("button", name="earlier steps").click()
     page.evaluate("app.setZoom([-1000, 20])")
+    assert seen_steps(page)[0] == 1
+    page.get_by_role("button", name="earlier steps").click()
     assert seen_steps(page)[0] == 1
     page.evaluate("app.setZoom([-1000, 20000])")
     assert page.evaluate("app.state.zoom") is None
@@ -453,7 +462,7 @@ def test_several_runs(
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
 
 
-@pytest.mark.parametrize("steps", [0, 1, 2])
+@pytest.mark.parametrize("steps", [0, 1])
 def test_very_short_runs(
     open_page: Open, make_run: MakeRun, make_records: Any, tmp_path: Path, steps: int
 ) -> None:

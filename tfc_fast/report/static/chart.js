@@ -38,48 +38,71 @@ class Chart {
     const cursor = this.plot?.cursor;
     this.destroy();
     this.heading.textContent = this.title;
-    this.lines = this.heatRun ? [] : linesOf(data, state, this.column);
     this.heat = this.heatRun ? heatOf(data, state, this.column, this.heatRun) : null;
-    const { data: values, series, bands } = this.heat ? plottedHeat(this.heat) : plottedLines(this.lines, state);
-    if (this.heat) this.lines = this.heat.rows.map(({ name, site }) => this.heatLine(name, site));
-    const empty = !values.slice(1).some((line) => line.some((value) => value !== null && value !== undefined));
-    this.note.textContent = this.heat ? "" : this.leftOut(values, empty);
-    const axis = { stroke: this.color("--muted"), grid: { stroke: this.color("--grid"), width: 1 }, ticks: { stroke: this.color("--grid"), width: 1 }, font: FONT };
-    this.plot = new uPlot(
-      {
-        width: this.width(),
-        height: this.heat ? 70 + Math.min(Math.max(22 * this.heat.rows.length, 60), 420) : this.width() < 480 ? 220 : 270,
-        padding: [8, 8, 0, 0],
-        legend: { show: false },
-        series,
-        bands,
-        scales: { x: { time: false, range: () => app.visible() }, y: this.yScale(state) },
-        axes: [
-          { ...axis, values: (_, splits) => splits.map((split) => (Number.isInteger(split) ? whole(split) : "")), space: this.width() < 480 ? 48 : 70, size: 34, label: "step", labelSize: 16, labelFont: FONT, labelGap: 0 },
-          { ...axis, ...this.yAxis(state) },
-        ],
-        cursor: {
-          sync: { key: "steps", setSeries: false },
-          points: { show: false },
-          drag: { x: true, y: false, setScale: false },
-          bind: { dblclick: () => () => (app.setZoom(null), null) },
-        },
-        hooks: {
-          drawClear: [(plot) => markPhases(plot, this, true)],
-          draw: [(plot) => (this.heat && drawHeat(plot, this.heat, state.log), markPhases(plot, this, false))],
-          setSelect: [(plot) => this.selected(plot)],
-          setCursor: [(plot) => this.moved(plot)],
-        },
-      },
-      values,
-      this.host,
-    );
+    this.lines = this.heat
+      ? this.heat.rows.map((row) => this.heatLine(row))
+      : linesOf(data, state, this.column);
+    const plotted = this.heat ? plottedHeat(this.heat) : plottedLines(this.lines, state);
+    this.note.textContent = this.heat ? "" : this.leftOut(plotted.data);
+    this.plot = new uPlot(this.options(plotted), plotted.data, this.host);
     if (this.heat && this.heat.high >= this.heat.low) this.host.append(heatScale(this.heat));
-    this.plot.over.addEventListener("wheel", (event) => this.wheel(event), { passive: false });
-    this.plot.over.addEventListener("pointermove", (event) => this.touched(event));
-    this.plot.over.addEventListener("pointerdown", (event) => (this.figure.focus({ preventScroll: true }), this.touched(event)));
+    this.listen(this.plot.over);
     this.describe();
+    // The read-out stays where it was.
     if (app.active === this && cursor?.left >= 0) this.plot.setCursor({ left: cursor.left, top: cursor.top });
+  }
+
+  options({ series, bands }) {
+    const { app } = this;
+    const { state } = app;
+    const narrow = this.width() < 480;
+    const grid = { stroke: this.color("--grid"), width: 1 };
+    const axis = { stroke: this.color("--muted"), grid, ticks: grid, font: FONT };
+    const ofSteps = (_, splits) => splits.map((split) => (Number.isInteger(split) ? whole(split) : ""));
+    const rows = this.heat?.rows.length;
+    return {
+      width: this.width(),
+      height: this.heat ? 70 + Math.min(Math.max(22 * rows, 60), 420) : narrow ? 220 : 270,
+      padding: [8, 8, 0, 0],
+      legend: { show: false },
+      series,
+      bands,
+      scales: { x: { time: false, range: () => app.visible() }, y: this.yScale(state) },
+      axes: [
+        {
+          ...axis,
+          values: ofSteps,
+          space: narrow ? 48 : 70,
+          size: 34,
+          label: "step",
+          labelSize: 16,
+          labelFont: FONT,
+          labelGap: 0,
+        },
+        { ...axis, ...this.yAxis(state) },
+      ],
+      cursor: {
+        sync: { key: "steps", setSeries: false },
+        points: { show: false },
+        drag: { x: true, y: false, setScale: false },
+        bind: { dblclick: () => () => (app.setZoom(null), null) },
+      },
+      hooks: {
+        drawClear: [(plot) => shadeFirstPhase(plot, this)],
+        draw: [(plot) => (this.heat && drawHeat(plot, this.heat, state.log), drawMarks(plot, this))],
+        setSelect: [(plot) => this.selected(plot)],
+        setCursor: [(plot) => this.moved(plot)],
+      },
+    };
+  }
+
+  listen(area) {
+    area.addEventListener("wheel", (event) => this.wheel(event), { passive: false });
+    area.addEventListener("pointermove", (event) => this.touched(event));
+    area.addEventListener("pointerdown", (event) => {
+      this.figure.focus({ preventScroll: true });
+      this.touched(event);
+    });
   }
 
   destroy() {
@@ -90,7 +113,8 @@ class Chart {
   }
 
   resize() {
-    if (this.plot && this.plot.width !== this.width()) this.plot.setSize({ width: this.width(), height: this.plot.height });
+    if (this.plot && this.plot.width !== this.width())
+      this.plot.setSize({ width: this.width(), height: this.plot.height });
   }
 
   zoomed() {
@@ -104,20 +128,36 @@ class Chart {
     return Math.max(this.app.host.clientWidth, 200);
   }
 
-  heatLine(label, site) {
-    return { run: this.heatRun, table: this.heat.table, column: this.column, site, label, color: "transparent" };
+  heatLine({ name, site }) {
+    return {
+      run: this.heatRun,
+      table: this.heat.table,
+      column: this.column,
+      site,
+      label: name,
+      color: "transparent",
+    };
+  }
+
+  // Whether the peak of the similarity of features has its place here.
+  hasPeaks() {
+    return this.column === "feature_cos_between" && !this.heat;
   }
 
   yScale(state) {
     if (this.heat) return { range: [0, Math.max(this.heat.rows.length, 1)], dir: -1 };
-    if (state.log) return { distr: 3, range: (_, low, high) => (low === null ? [0.1, 1] : low === high ? [low / 2, high * 2] : [low / 1.05, high * 1.05]) };
-    return { range: (_, low, high) => (low === null ? [0, 1] : uPlot.rangeNum(low, high, { min: { pad: 0.06 }, max: { pad: 0.06 } })) };
+    const pad = { min: { pad: 0.06 }, max: { pad: 0.06 } };
+    const linear = (_, low, high) => (low === null ? [0, 1] : uPlot.rangeNum(low, high, pad));
+    if (!state.log) return { range: linear };
+    const room = (low, high) => (low === high ? [low / 2, high * 2] : [low / 1.05, high * 1.05]);
+    return { distr: 3, range: (_, low, high) => (low === null ? [0.1, 1] : room(low, high)) };
   }
 
   yAxis(state) {
     // As wide in all charts, so that steps stand below each other.
     const size = !state.map ? 58 : this.width() < 480 ? 96 : 128;
-    if (!this.heat) return { size, values: (_, splits) => splits.map(short), ...(state.log ? { splits: logTicks, filter: (_, splits) => splits } : {}) };
+    const ticks = state.log ? { splits: logTicks, filter: (_, splits) => splits } : {};
+    if (!this.heat) return { size, values: (_, splits) => splits.map(short), ...ticks };
     const names = this.heat.rows.map(({ name }) => (name.length > 16 ? `…${name.slice(-15)}` : name));
     const every = Math.max(1, Math.ceil(names.length / 24));
     return {
@@ -129,10 +169,13 @@ class Chart {
   }
 
   // What a log scale cannot show is said.
-  leftOut(values, empty) {
-    if (empty) return "Nothing to show with these choices.";
+  leftOut(data) {
+    const shown = data.slice(1).some((line) => line.some((value) => value !== null && value !== undefined));
+    if (!shown) return "Nothing to show with these choices.";
     if (!this.app.state.log) return "";
-    const some = this.lines.some((line) => line.table.band(line.column, line.site).low.some((value) => value !== null && value <= 0));
+    const some = this.lines.some((line) =>
+      line.table.band(line.column, line.site).low.some((value) => value !== null && value <= 0),
+    );
     return some ? "Values of 0 and less have no place on a log scale: they are left out." : "";
   }
 
@@ -163,16 +206,24 @@ class Chart {
     if (this.app.active !== this || left === undefined || left < 0) return this.readout.hide();
     const step = plot.posToVal(left, "x");
     if (!this.byKey) this.step = step;
-    const distance = this.heat
-      ? ({ line }) => Math.abs(this.lines.indexOf(line) + 0.5 - plot.posToVal(top, "y"))
-      : this.byKey ? null : ({ value }) => Math.abs(plot.valToPos(value, "y") - top);
-    let values = valuesAt(this.lines, this.byKey ? this.step : step, distance);
+    let values = valuesAt(this.lines, this.byKey ? this.step : step, this.distance(plot, top));
     if (this.heat) values = values.filter(({ near }) => near);
     const hidden = this.heat ? 0 : Math.max(this.lines.length - MOST_ROWS, 0);
-    const offset = plot.over.getBoundingClientRect();
+    const area = plot.over.getBoundingClientRect();
     const origin = this.figure.getBoundingClientRect();
-    this.readout.show(values, hidden, offset.left - origin.left + left, offset.top - origin.top + 6, origin.width);
-    if (this.byKey) this.app.speak(values.length ? `${values[0].span}: ${values.map((one) => `${one.line.label} ${valueText(one)}`).join(", ")}` : "nothing measured here");
+    this.readout.show(values, hidden, area.left - origin.left + left, area.top - origin.top + 6, origin.width);
+    if (this.byKey) this.speak(values);
+  }
+
+  // How far a line is from the cursor; the keys move it over steps only.
+  distance(plot, top) {
+    if (this.heat) return ({ line }) => Math.abs(this.lines.indexOf(line) + 0.5 - plot.posToVal(top, "y"));
+    return this.byKey ? null : ({ value }) => Math.abs(plot.valToPos(value, "y") - top);
+  }
+
+  speak(values) {
+    const texts = values.map((one) => `${one.line.label} ${valueText(one)}`);
+    this.app.speak(values.length ? `${values[0].span}: ${texts.join(", ")}` : "nothing measured here");
   }
 
   key(event) {
@@ -212,9 +263,13 @@ class Chart {
   describe() {
     const [from, to] = this.app.visible();
     const count = this.lines.length;
-    const what = this.heat ? `heat map of ${count} site${count === 1 ? "" : "s"}` : `${count} line${count === 1 ? "" : "s"}`;
+    const plural = count === 1 ? "" : "s";
+    const what = this.heat ? `heat map of ${count} site${plural}` : `${count} line${plural}`;
     const log = this.app.state.log ? ", log scale" : "";
-    this.figure.setAttribute("aria-label", `${this.title}: ${what}, steps ${whole(from)} to ${whole(to)}${log}`);
+    this.figure.setAttribute(
+      "aria-label",
+      `${this.title}: ${what}, steps ${whole(from)} to ${whole(to)}${log}`,
+    );
   }
 }
 
@@ -225,12 +280,14 @@ function logTicks(plot, _, low, high) {
     for (const digit of [1, 2, 5]) ticks.push(Number(`${digit}e${power}`));
   }
   const inside = ticks.filter((tick) => tick >= low && tick <= high);
-  const thinned = inside.length > 12 ? inside.filter((tick) => String(tick.toExponential()).startsWith("1e")) : inside;
+  const thinned =
+    inside.length > 12 ? inside.filter((tick) => String(tick.toExponential()).startsWith("1e")) : inside;
   if (thinned.length > 2) return thinned;
   const step = 10 ** Math.floor(Math.log10(high - low));
   const size = (high - low) / step < 3 ? step / 2 : step;
   const even = [];
-  for (let count = Math.ceil(low / size); count * size <= high; count++) even.push(Number((count * size).toPrecision(6)));
+  for (let count = Math.ceil(low / size); count * size <= high; count++)
+    even.push(Number((count * size).toPrecision(6)));
   return even;
 }
 

@@ -28,12 +28,16 @@ function legend(lines) {
 }
 
 // What the marks in the charts mean, in words.
-function marksText(data, state) {
-  const runs = data.runs.filter((run) => state.runs.has(run.index));
-  const of = (run) => (state.runs.size > 1 ? `${run.name}: ` : "");
+function marksText(runs, state) {
+  const of = (run) => (runs.length > 1 ? `${run.name}: ` : "");
   return runs.map((run) => {
-    const end = run.firstPhaseEnd === null ? "the first phase has not ended" : `first phase to the dashed line at step ${whole(run.firstPhaseEnd)}`;
-    const peak = run.peak?.step ? `; ${state.map ? "" : "◆ "}peak of the similarity, ${short(run.peak.value)} at ${run.peak.site}, step ${whole(run.peak.step)}` : "";
+    const end =
+      run.firstPhaseEnd === null
+        ? "the first phase has not ended"
+        : `first phase to the dashed line at step ${whole(run.firstPhaseEnd)}`;
+    const peak = run.peak?.step
+      ? `; ${state.map ? "" : "◆ "}peak of the similarity, ${short(run.peak.value)} at ${run.peak.site}, step ${whole(run.peak.step)}`
+      : "";
     return `${of(run)}${end}${peak}`;
   });
 }
@@ -66,11 +70,15 @@ class Controls {
   }
 
   render() {
-    const focus = document.activeElement?.closest?.("#choices label, #choices button, #choices summary")?.textContent;
+    const focus = document.activeElement?.closest?.(
+      "#choices label, #choices button, #choices summary",
+    )?.textContent;
     this.host.replaceChildren(...[this.runs(), this.sites(), this.statistics()].filter(Boolean));
     // The element that had the focus was replaced by its like.
     if (focus) {
-      const like = [...this.host.querySelectorAll("label, button, summary")].find((one) => one.textContent === focus);
+      const like = [...this.host.querySelectorAll("label, button, summary")].find(
+        (one) => one.textContent === focus,
+      );
       (like?.querySelector("input") ?? like)?.focus();
     }
   }
@@ -95,7 +103,12 @@ class Controls {
     const { data, state } = this.app;
     if (data.runs.length === 1) return null;
     const boxes = data.runs.map((run) =>
-      checkbox(run.name, state.runs.has(run.index), (on) => this.chosen(state.runs, run.index, on), swatch(runColor(state, run))),
+      checkbox(
+        run.name,
+        state.runs.has(run.index),
+        (on) => this.chosen(state.runs, run.index, on),
+        swatch(runColor(state, run)),
+      ),
     );
     return this.section("Runs", state.runs.size, data.runs.length, boxes);
   }
@@ -104,9 +117,19 @@ class Controls {
     const { state, groups } = this.app;
     const all = groups.flatMap(([, columns]) => columns.map(([column]) => column));
     const fields = groups.map(([title, columns]) =>
-      group(title, columns.map(([column, label]) => checkbox(label, state.columns.has(column), (on) => this.chosen(state.columns, column, on)))),
+      group(
+        title,
+        columns.map(([column, label]) =>
+          checkbox(label, state.columns.has(column), (on) => this.chosen(state.columns, column, on)),
+        ),
+      ),
     );
-    return this.section("Statistics", all.filter((column) => state.columns.has(column)).length, all.length, fields);
+    return this.section(
+      "Statistics",
+      all.filter((column) => state.columns.has(column)).length,
+      all.length,
+      fields,
+    );
   }
 
   sites() {
@@ -114,7 +137,10 @@ class Controls {
     if (!sites.length) return null;
     const buttons = document.createElement("div");
     buttons.className = "buttons";
-    for (const [label, chosen] of [["All sites", sites], ["No site", []]]) {
+    for (const [label, chosen] of [
+      ["All sites", sites],
+      ["No site", []],
+    ]) {
       const button = document.createElement("button");
       button.type = "button";
       button.textContent = label;
@@ -129,6 +155,9 @@ class Controls {
       const color = siteColor(state, run, run.records.sites.indexOf(name));
       return checkbox(name, state.sites.has(name), (on) => this.chosen(state.sites, name, on), swatch(color));
     });
-    return this.section("Sites", sites.filter((name) => state.sites.has(name)).length, sites.length, [buttons, group("from input to output", boxes)]);
+    return this.section("Sites", sites.filter((name) => state.sites.has(name)).length, sites.length, [
+      buttons,
+      group("from input to output", boxes),
+    ]);
   }
 }

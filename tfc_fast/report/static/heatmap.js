@@ -27,30 +27,29 @@ function heatColor(heat, value, log) {
 
 function plottedHeat(heat) {
   // The line is never seen: it tells uPlot how far the steps go.
-  return { data: [heat.table.steps, heat.table.steps.map(() => null)], series: [{}, { scale: "y" }], bands: [] };
+  return {
+    data: [heat.table.steps, heat.table.steps.map(() => null)],
+    series: [{}, { scale: "y" }],
+    bands: [],
+  };
 }
 
 function drawHeat(plot, heat, log) {
-  const { ctx, bbox } = plot;
   const { edges, steps } = heat.table;
-  ctx.save();
-  ctx.beginPath();
-  ctx.rect(bbox.left, bbox.top, bbox.width, bbox.height);
-  ctx.clip();
   const [from, to] = [heat.table.binAt(plot.scales.x.min), heat.table.binAt(plot.scales.x.max)];
   const tops = heat.rows.map((_, row) => Math.round(plot.valToPos(row, "y", true)));
   tops.push(Math.round(plot.valToPos(heat.rows.length, "y", true)));
-  for (let bin = from; bin <= Math.min(to, steps.length - 1); bin++) {
-    const left = Math.floor(plot.valToPos(edges[bin], "x", true));
-    const right = Math.ceil(plot.valToPos(edges[bin + 1], "x", true));
-    heat.rows.forEach((row, at) => {
-      const value = row.values[bin];
-      if (value === null) return;
-      ctx.fillStyle = heatColor(heat, value, log);
-      ctx.fillRect(left, tops[at], Math.max(right - left, 1), tops[at + 1] - tops[at]);
-    });
-  }
-  ctx.restore();
+  within(plot, (ctx, _, x) => {
+    for (let bin = from; bin <= Math.min(to, steps.length - 1); bin++) {
+      const [left, right] = [Math.floor(x(edges[bin])), Math.ceil(x(edges[bin + 1]))];
+      heat.rows.forEach((row, at) => {
+        const value = row.values[bin];
+        if (value === null) return;
+        ctx.fillStyle = heatColor(heat, value, log);
+        ctx.fillRect(left, tops[at], Math.max(right - left, 1), tops[at + 1] - tops[at]);
+      });
+    }
+  });
 }
 
 // Which colour is which value, below the map.

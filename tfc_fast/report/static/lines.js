@@ -24,20 +24,41 @@ function linesOf(data, state, column) {
   const lines = [];
   for (const run of runs) {
     const table = run.tableOf(column);
-    const line = (site, label, color, more) => ({ run, table, column, site, label, color, dash: [], width: 1.5, ...more });
+    const line = (site, label, color, more) => ({
+      run,
+      table,
+      column,
+      site,
+      label,
+      color,
+      dash: [],
+      width: 1.5,
+      ...more,
+    });
     if (column === "loss") {
       const color = runColor(state, run);
       lines.push(line(0, several ? run.name : "loss of the step", color + "99", { width: 1 }));
-      lines.push(line(0, several ? `${run.name}, average` : "average", color, { column: "average", width: 2, plain: true }));
+      lines.push(
+        line(0, several ? `${run.name}, average` : "average", color, {
+          column: "average",
+          width: 2,
+          plain: true,
+        }),
+      );
       continue;
     }
     table.sites.forEach((name, site) => {
       if (!state.sites.has(name)) return;
       const alone = several && state.sites.size === 1;
       lines.push(
-        line(site, several ? `${run.name}: ${name}` : name, alone ? runColor(state, run) : siteColor(state, run, site), {
-          dash: several && !alone ? DASHES[run.index % DASHES.length] : [],
-        }),
+        line(
+          site,
+          several ? `${run.name}: ${name}` : name,
+          alone ? runColor(state, run) : siteColor(state, run, site),
+          {
+            dash: several && !alone ? DASHES[run.index % DASHES.length] : [],
+          },
+        ),
       );
     });
   }
@@ -60,10 +81,17 @@ function plottedLines(lines, state) {
       add(line, low, { ...unseen, edge: "low" });
       add(line, high, { ...unseen, edge: "high", fillOf: line.color.slice(0, 7) + "2e" });
     }
-    add(line, mean, { stroke: line.color, width: line.width, dash: line.dash, points: { filter: lonelyPoints, size: 5, fill: line.color } });
+    add(line, mean, {
+      stroke: line.color,
+      width: line.width,
+      dash: line.dash,
+      points: { filter: lonelyPoints, size: 5, fill: line.color },
+    });
   }
   const series = [{}, ...parts.flatMap((part) => part.series)];
-  const bands = series.flatMap((one, at) => (one.edge === "high" ? [{ series: [at, at - 1], fill: one.fillOf }] : []));
+  const bands = series.flatMap((one, at) =>
+    one.edge === "high" ? [{ series: [at, at - 1], fill: one.fillOf }] : [],
+  );
   // A gap is null; what a run lacks only because another one has that step is undefined.
   const data = parts.length > 1 ? uPlot.join(parts.map((part) => part.data)) : (parts[0]?.data ?? [[0]]);
   return { data, series, bands };
@@ -80,72 +108,78 @@ function lonelyPoints(plot, at, show) {
   return known.filter((index, place) => !gap(index) && gap(known[place - 1]) && gap(known[place + 1]));
 }
 
-// The first phase shaded, its end and the peak of the collapse; several runs get lines only.
-function markPhases(plot, chart, behind) {
-  const { state, data } = chart.app;
-  const runs = data.runs.filter((run) => state.runs.has(run.index));
+// Draw within the area of the plot, in pixels of the screen.
+function within(plot, draw) {
   const { ctx, bbox } = plot;
-  const ratio = devicePixelRatio;
-  const x = (step) => plot.valToPos(step, "x", true);
   ctx.save();
   ctx.beginPath();
   ctx.rect(bbox.left, bbox.top, bbox.width, bbox.height);
   ctx.clip();
-  if (behind) {
-    for (const run of runs.length === 1 ? runs : []) {
-      if (run.firstStep === null) continue;
-      ctx.fillStyle = chart.color("--phase");
-      const from = x(run.firstStep);
-      const to = run.firstPhaseEnd === null ? bbox.left + bbox.width : x(run.firstPhaseEnd);
-      ctx.fillRect(from, bbox.top, to - from, bbox.height);
-    }
-    ctx.restore();
-    return;
-  }
-  const marks = [];
-  const vertical = (step, color, dash) => {
-    ctx.strokeStyle = color;
-    ctx.lineWidth = 1.5 * ratio;
-    ctx.setLineDash(dash.map((length) => length * ratio));
-    ctx.beginPath();
-    ctx.moveTo(x(step), bbox.top);
-    ctx.lineTo(x(step), bbox.top + bbox.height);
-    ctx.stroke();
-  };
-  const [from, to] = [plot.scales.x.min, plot.scales.x.max];
-  const inside = (step) => step !== null && step >= from && step <= to;
-  for (const run of runs) {
-    const color = runs.length === 1 ? chart.color("--end") : runColor(state, run);
-    if (inside(run.firstPhaseEnd)) {
-      vertical(run.firstPhaseEnd, color, [5, 3]);
-      marks.push(`end ${run.firstPhaseEnd}`);
-    }
-    if (run.peak && inside(run.peak.step) && chart.column === "feature_cos_between" && !state.map && state.sites.has(run.peak.site)) {
-      const [left, top, size] = [x(run.peak.step), plot.valToPos(run.peak.value, "y", true), 6 * ratio];
-      ctx.setLineDash([]);
-      ctx.fillStyle = color;
-      ctx.strokeStyle = chart.color("--card");
-      ctx.beginPath();
-      ctx.moveTo(left, top - size);
-      ctx.lineTo(left + size, top);
-      ctx.lineTo(left, top + size);
-      ctx.lineTo(left - size, top);
-      ctx.closePath();
-      ctx.fill();
-      ctx.stroke();
-      marks.push(`peak ${run.peak.step}`);
-    }
-    if (chart.column === "loss" && run.chanceLoss !== null && run === runs[0]) {
-      const level = plot.valToPos(run.chanceLoss, "y", true);
-      ctx.strokeStyle = chart.color("--muted");
-      ctx.lineWidth = ratio;
-      ctx.setLineDash([2 * ratio, 3 * ratio]);
-      ctx.beginPath();
-      ctx.moveTo(bbox.left, level);
-      ctx.lineTo(bbox.left + bbox.width, level);
-      ctx.stroke();
-    }
-  }
+  draw(ctx, bbox, (step) => plot.valToPos(step, "x", true));
   ctx.restore();
+}
+
+// The first phase as a shade behind the lines; of several runs the shades would lie on each other.
+function shadeFirstPhase(plot, chart) {
+  const runs = chart.app.shownRuns();
+  if (runs.length !== 1 || runs[0].firstStep === null) return;
+  const [{ firstStep, firstPhaseEnd }] = runs;
+  within(plot, (ctx, bbox, x) => {
+    const [from, to] = [x(firstStep), firstPhaseEnd === null ? bbox.left + bbox.width : x(firstPhaseEnd)];
+    ctx.fillStyle = chart.color("--phase");
+    ctx.fillRect(from, bbox.top, to - from, bbox.height);
+  });
+}
+
+// On top of the lines: end of the first phase, peak of the similarity, loss at chance level.
+function drawMarks(plot, chart) {
+  const { state } = chart.app;
+  const runs = chart.app.shownRuns();
+  const inside = (step) => step !== null && step >= plot.scales.x.min && step <= plot.scales.x.max;
+  const marks = [];
+  within(plot, (ctx, bbox, x) => {
+    for (const run of runs) {
+      const color = runs.length === 1 ? chart.color("--end") : runColor(state, run);
+      if (inside(run.firstPhaseEnd)) {
+        const left = x(run.firstPhaseEnd);
+        dashes(ctx, color, 1.5, [5, 3], [left, bbox.top, left, bbox.top + bbox.height]);
+        marks.push(`end ${run.firstPhaseEnd}`);
+      }
+      const { peak } = run;
+      if (chart.hasPeaks() && peak && inside(peak.step) && state.sites.has(peak.site)) {
+        diamond(ctx, color, chart.color("--card"), x(peak.step), plot.valToPos(peak.value, "y", true));
+        marks.push(`peak ${peak.step}`);
+      }
+    }
+    const level = runs[0]?.chanceLoss ?? null;
+    if (chart.column === "loss" && level !== null) {
+      const top = plot.valToPos(level, "y", true);
+      dashes(ctx, chart.color("--muted"), 1, [2, 3], [bbox.left, top, bbox.left + bbox.width, top]);
+    }
+  });
   chart.figure.dataset.marks = marks.join(", ");
+}
+
+function dashes(ctx, color, width, pattern, [fromX, fromY, toX, toY]) {
+  ctx.strokeStyle = color;
+  ctx.lineWidth = width * devicePixelRatio;
+  ctx.setLineDash(pattern.map((length) => length * devicePixelRatio));
+  ctx.beginPath();
+  ctx.moveTo(fromX, fromY);
+  ctx.lineTo(toX, toY);
+  ctx.stroke();
+}
+
+function diamond(ctx, color, edge, left, top) {
+  const size = 6 * devicePixelRatio;
+  ctx.setLineDash([]);
+  [ctx.fillStyle, ctx.strokeStyle] = [color, edge];
+  ctx.beginPath();
+  ctx.moveTo(left, top - size);
+  ctx.lineTo(left + size, top);
+  ctx.lineTo(left, top + size);
+  ctx.lineTo(left - size, top);
+  ctx.closePath();
+  ctx.fill();
+  ctx.stroke();
 }

@@ -12,10 +12,20 @@ class App {
     this.charts = [];
     this.active = null;
     this.controls = new Controls(this, element("choices"));
-    this.state = { columns: new Set(), sites: new Set(), runs: new Set(), log: false, range: true, map: false, zoom: null, theme: "light" };
+    this.state = {
+      columns: new Set(),
+      sites: new Set(),
+      runs: new Set(),
+      log: false,
+      range: true,
+      map: false,
+      zoom: null,
+      theme: "light",
+    };
     this.take(data);
     const measured = (column) => data.runs.some((run) => run.tableOf(column).has(column));
-    const columns = measured("feature_cos_between") || measured("grad_cos_within") ? FIRST_COLUMNS : WITHOUT_LABELS;
+    const columns =
+      measured("feature_cos_between") || measured("grad_cos_within") ? FIRST_COLUMNS : WITHOUT_LABELS;
     this.state.columns = new Set(columns.filter(measured));
     this.state.runs = new Set(data.runs.map((run) => run.index));
     // Of several runs one site is enough to begin with, so that colours tell the runs apart.
@@ -33,14 +43,20 @@ class App {
     this.data = data;
     this.sites = sites;
     this.groups = Object.entries(data.statistics)
-      .map(([title, columns]) => [title, Object.entries(columns).filter(([column]) => data.runs.some((run) => run.tableOf(column).has(column)))])
+      .map(([title, columns]) => [
+        title,
+        Object.entries(columns).filter(([column]) =>
+          data.runs.some((run) => run.tableOf(column).has(column)),
+        ),
+      ])
       .filter(([, columns]) => columns.length);
-    element("range").closest("label").hidden = !data.runs.some((run) => [run.log, run.records].some((table) => Object.values(table.raw).some((column) => "low" in column)));
+    element("range").closest("label").hidden = !data.runs.some((run) =>
+      [run.log, run.records].some((table) => Object.values(table.raw).some((column) => "low" in column)),
+    );
   }
 
   // Choices have changed, or data: other charts, or other lines in them.
   changed() {
-    const { state, data } = this;
     const before = this.charts;
     this.charts = this.wanted().map(({ column, title, run }) => {
       const name = `${column} ${run?.index}`;
@@ -57,23 +73,29 @@ class App {
     this.charts.forEach((chart) => chart.render());
     const lines = this.charts.find((chart) => !chart.heat && chart.column !== "loss")?.lines ?? [];
     element("legend").replaceChildren(...(lines.length ? [legend(lines)] : []));
-    element("marks").textContent = marksText(data, state).join(" · ");
+    element("marks").textContent = marksText(this.shownRuns(), this.state).join(" · ");
   }
 
   // The charts of the chosen statistics; a heat map has a chart for each run.
   wanted() {
-    const { state, data } = this;
-    const chosen = this.groups.flatMap(([, columns]) => columns).filter(([column]) => state.columns.has(column));
+    const { state } = this;
+    const chosen = this.groups
+      .flatMap(([, columns]) => columns)
+      .filter(([column]) => state.columns.has(column));
     return chosen.flatMap(([column, title]) => {
       if (!state.map || column === "loss") return [{ column, title, run: null }];
-      const runs = data.runs.filter((run) => state.runs.has(run.index) && run.records.has(column));
+      const runs = this.shownRuns().filter((run) => run.records.has(column));
       return runs.map((run) => ({ column, title: runs.length > 1 ? `${title}: ${run.name}` : title, run }));
     });
   }
 
+  shownRuns() {
+    return this.data.runs.filter((run) => this.state.runs.has(run.index));
+  }
+
   // All steps of the runs that are shown.
   full() {
-    const tables = this.data.runs.filter((run) => this.state.runs.has(run.index)).flatMap((run) => [run.log, run.records]);
+    const tables = this.shownRuns().flatMap((run) => [run.log, run.records]);
     const filled = tables.filter((table) => table.steps.length);
     if (!filled.length) return [0, 1];
     const first = Math.min(...filled.map((table) => table.edges[0]));
@@ -166,7 +188,10 @@ class Refresh {
   async once() {
     // Who drags over steps is not to be disturbed.
     if (this.app.charts.some((chart) => chart.plot.select.width > 0)) return "waiting";
-    const answer = await fetch(location.href, { cache: "no-store", headers: this.tag ? { "If-None-Match": this.tag } : {} });
+    const answer = await fetch(location.href, {
+      cache: "no-store",
+      headers: this.tag ? { "If-None-Match": this.tag } : {},
+    });
     if (answer.status === 304) return "up to date";
     const text = await answer.text();
     if (!answer.ok) throw new Error(text);
