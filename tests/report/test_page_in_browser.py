@@ -524,3 +524,26 @@ def test_a_run_that_goes_on(open_page: Open, make_run: MakeRun, make_records: An
     finally:
         server.stop()
         thread.join()
+
+
+def test_a_run_that_has_just_begun(open_page: Open, make_run: MakeRun, make_records: Any) -> None:
+    run = make_run()
+    server = PageServer([run.path])
+    thread = threading.Thread(target=server.serve)
+    thread.start()
+    try:
+        page = open_page(server.url)
+        assert page.locator("#explore").is_hidden()
+        records = make_records(50)
+        sink = ParquetSink(run.metrics_folder)
+        sink.write(records)
+        sink.close()
+        assert page.evaluate("new Refresh(app).once()").startswith("updated at ")
+        assert columns(page) == [LOSS, FEATURES, GRADIENTS]
+        assert "3 lines, steps 1 to 50" in label(page, FEATURES)
+        box(page, "Training loss").uncheck()
+        page.evaluate("new Refresh(app).once()")
+        assert columns(page) == [FEATURES, GRADIENTS]
+    finally:
+        server.stop()
+        thread.join()

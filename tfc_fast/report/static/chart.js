@@ -63,7 +63,7 @@ class Chart {
     return {
       width: this.width(),
       height: this.heat ? 70 + Math.min(Math.max(22 * rows, 60), 420) : narrow ? 220 : 270,
-      padding: [8, 8, 0, 0],
+      padding: [8, 22, 0, 0],
       legend: { show: false },
       series,
       bands,
@@ -211,7 +211,13 @@ class Chart {
     const hidden = this.heat ? 0 : Math.max(this.lines.length - MOST_ROWS, 0);
     const area = plot.over.getBoundingClientRect();
     const origin = this.figure.getBoundingClientRect();
-    this.readout.show(values, hidden, area.left - origin.left + left, area.top - origin.top + 6, origin.width);
+    this.readout.show(
+      values,
+      hidden,
+      area.left - origin.left + left,
+      area.top - origin.top + 6,
+      origin.width,
+    );
     if (this.byKey) this.speak(values);
   }
 

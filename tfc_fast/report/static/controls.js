@@ -94,6 +94,7 @@ class Controls {
   }
 
   chosen(set, value, on) {
+    if (set === this.app.state.columns) this.app.columnsChosen = true;
     if (on) set.add(value);
     else set.delete(value);
     this.app.changed();

@@ -11,6 +11,7 @@ class App {
     this.host = element("charts");
     this.charts = [];
     this.active = null;
+    this.columnsChosen = false;
     this.controls = new Controls(this, element("choices"));
     this.state = {
       columns: new Set(),
@@ -23,14 +24,17 @@ class App {
       theme: "light",
     };
     this.take(data);
-    const measured = (column) => data.runs.some((run) => run.tableOf(column).has(column));
-    const columns =
-      measured("feature_cos_between") || measured("grad_cos_within") ? FIRST_COLUMNS : WITHOUT_LABELS;
-    this.state.columns = new Set(columns.filter(measured));
     this.state.runs = new Set(data.runs.map((run) => run.index));
     // Of several runs one site is enough to begin with, so that colours tell the runs apart.
     const common = data.runs.find((run) => run.peak)?.peak.site;
     this.state.sites = new Set(data.runs.length > 1 && common ? [common] : this.sites);
+  }
+
+  // What is shown until the user chooses; a run that has just begun lacks some of it.
+  firstColumns() {
+    const measured = (column) => this.data.runs.some((run) => run.tableOf(column).has(column));
+    const labelled = measured("feature_cos_between") || measured("grad_cos_within");
+    return (labelled ? FIRST_COLUMNS : WITHOUT_LABELS).filter(measured);
   }
 
   // New data, at first or while a run goes on; what is chosen stays.
@@ -42,6 +46,7 @@ class App {
     for (const site of sites) if (all && !before.has(site)) this.state.sites.add(site);
     this.data = data;
     this.sites = sites;
+    if (!this.columnsChosen) this.state.columns = new Set(this.firstColumns());
     this.groups = Object.entries(data.statistics)
       .map(([title, columns]) => [
         title,
