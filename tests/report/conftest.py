@@ -1,15 +1,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import os
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from browser import chromium_path
 
 from tfc_fast.phases import analyze
 from tfc_fast.records import COLUMNS, COUNT_COLUMNS, Records
+from tfc_fast.report import PageServer
 from tfc_fast.run_directory import RunDirectory
 from tfc_fast.sinks import ParquetSink
 
@@ -110,3 +114,68 @@ def module_runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., RunDi
 @pytest.fixture(scope="module")
 def made_up_records() -> Callable[..., Records]:
     return collapse_records
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[[RunDirectory], PageServer]]:
+    """Serves the page of a run while the test goes on."""
+    running: list[tuple[PageServer, threading.Thread]] = []
+
+    def start(run: RunDirectory) -> PageServer:
+        server = PageServer([run.path])
+        running.append((server, threading.Thread(target=server.serve)))
+        running[-1][1].start()
+        return server
+
+    yield start
+    for server, thread in running:
+        server.stop()
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    executable = chromium_path()
+    if executable is None:
+        reason = "no Chromium: `make browser`, or name one with TFC_FAST_CHROMIUM"
+        if os.environ.get("TFC_FAST_REQUIRE_BROWSER", "0") not in ("", "0"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(chromium: Any) -> Iterator[Callable[..., Any]]:
+    """Opens a file or an address; in the end, nothing was complained of and nothing loaded."""
+    complaints: list[str] = []
+    requests: list[str] = []
+    own: set[str] = set()
+    contexts: list[Any] = []
+
+    def opened(address: Path | str, *, ready: bool = True, **options: Any) -> Any:
+        size = {"width": 1000, "height": 800}
+        context = chromium.new_context(**{"viewport": size, **options})
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(10_000)
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("dialog", lambda dialog: complaints.append(dialog.message))
+        page.on("request", lambda request: requests.append(request.url))
+        page.goto(address.as_uri() if isinstance(address, Path) else address)
+        own.add(page.url)
+        if ready:
+            page.wait_for_selector("html[data-ready]")
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert complaints == []
+    # A page that is served asks for itself again.
+    assert [url for url in requests if url not in own and not url.startswith("data:")] == []

@@ -7,8 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +28,8 @@ def run(make_run: MakeRun, records: Records) -> RunDirectory:
 
 
 @pytest.fixture
-def server(run: RunDirectory) -> Iterator[PageServer]:
-    server = PageServer([run.path])
-    thread = threading.Thread(target=server.serve)
-    thread.start()
-    yield server
-    server.stop()
-    thread.join()
+def server(run: RunDirectory, serve: Callable[[RunDirectory], PageServer]) -> PageServer:
+    return serve(run)
 
 
 def ask(
