@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.tfc_fast
 NATIVE := $(shell find csrc cmake -type f) CMakeLists.txt pyproject.toml
 
-.PHONY: setup demo test lint format types bench overhead peers dist cuda-check cuda-report
+.PHONY: setup demo browser test lint format types bench overhead peers dist cuda-check cuda-report
 .PHONY: cuda-build-check clean help
 
 help: ## Show the targets
@@ -33,8 +33,18 @@ demo: setup ## Train the deep MLP on real digits, probed at every step, and writ
 	$(BIN)/tfc-fast train --out $(RUN) --overwrite
 	$(BIN)/tfc-fast report $(RUN)
 
+# Where the system has no apt or the user may not use it, the tests of the page are skipped, and say so.
+browser: ## Install Chromium for the tests of the report page, where apt can
+	@for name in $$TFC_FAST_CHROMIUM chromium chromium-browser google-chrome; do \
+		if command -v "$$name" >/dev/null; then exit 0; fi; done; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		export DEBIAN_FRONTEND=noninteractive; \
+		apt-get -qq update && apt-get -qq install -y --no-install-recommends chromium >/dev/null && exit 0; \
+	fi; \
+	echo 'no Chromium, and no apt-get as root to get it: tests of the report page are skipped'
+
 # Threads that wait for each other sleep: there are more than processors, and spinning would hold up the rest.
-test: setup ## Run all tests, on all processors
+test: setup browser ## Run all tests, on all processors
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n auto --dist worksteal
 
 lint: setup ## Check style of Python and C++

@@ -41,6 +41,37 @@ def test_report_of_no_run_is_one_line(tfc: Tfc) -> None:
     assert "nowhere is not a run directory" in errors
 
 
+def test_report_of_several_runs_is_one_page(train: Tfc, tfc: Tfc) -> None:
+    train("--steps=30", "--out=runs/a")
+    train("--steps=20", "--out=runs/b", "--depth=4")
+    status, output, errors = tfc("report", "runs/a", "runs/b")
+    assert (status, errors) == (0, "")
+    assert output == f"report: {Path('runs/comparison.html').resolve()}\n"
+    assert "2 runs compared" in Path("runs/comparison.html").read_text()
+    assert not Path("runs/a/report.html").exists()
+    assert tfc("report", "runs/a", "runs/b", "--out", "new/both.html")[0] == 0
+    assert Path("new/both.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--port=80"], "--port: it is the port of --serve"),
+        (["--out=page.html"], "--out: only the page of several runs"),
+        (["--serve", "--port=70000"], "--port: 70000 given, 0 to 65535 is wanted"),
+        (["run"], "RUN: "),
+    ],
+)
+def test_report_flags_that_do_not_go_together(
+    train: Tfc, tfc: Tfc, flags: list[str], message: str
+) -> None:
+    train("--steps=5", "--out=run")
+    status, output, errors = tfc("report", "run", *flags)
+    assert (status, output) == (2, "")
+    assert message in errors
+    assert errors.count("\n") == 1
+
+
 def test_info_tells_versions_instruction_set_and_why_no_cuda(tfc: Tfc) -> None:
     status, output, _ = tfc("info")
     lines = dict(line.split("  ", 1) for line in output.splitlines())

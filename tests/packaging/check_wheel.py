@@ -45,7 +45,13 @@ TESTS = (
     "tests/cli",
 )
 
-IN_WHEEL = ("tfc_fast/__init__.py", "tfc_fast/_built_with.py", "tfc_fast/py.typed", "LICENSE")
+IN_WHEEL = (
+    *("tfc_fast/__init__.py", "tfc_fast/_built_with.py", "tfc_fast/py.typed", "licenses/LICENSE"),
+    # What the page is made of, and the licence of what is not ours.
+    *("tfc_fast/report/templates/page.html", "tfc_fast/report/static/page.js"),
+    *("tfc_fast/report/static/page.css", "tfc_fast/report/static/uplot/uPlot.iife.min.js"),
+    *("tfc_fast/report/static/uplot/uPlot.min.css", "tfc_fast/report/static/uplot/LICENSE"),
+)
 IN_SDIST = ("CMakeLists.txt", "LICENSE", "README.md", "pyproject.toml")
 # All files of these are in the sdist, or it could not be built.
 SOURCE_FOLDERS = ("cmake", "csrc", "tests", "tfc_fast")

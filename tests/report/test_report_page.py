@@ -16,11 +16,12 @@ import pytest
 from tfc_fast.files import DamagedFileError, StorageError
 from tfc_fast.records import Records, select
 from tfc_fast.report import write_report
+from tfc_fast.report.scripts import scripts as page_scripts
 from tfc_fast.run_directory import RunDirectory
 
 MakeRun = Callable[..., RunDirectory]
 FIGURES = ("loss", "feature_similarity", "gradient_similarity", "gates", "heatmap")
-VOID = {"meta", "img", "br", "link"}
+VOID = {"meta", "img", "br", "link", "input"}
 
 
 class Page(HTMLParser):
@@ -46,7 +47,7 @@ class Page(HTMLParser):
             self.text += " "
 
     def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] != "style":
+        if self.open and self.open[-1] not in ("style", "script"):
             self.text += data
 
     def all(self, tag: str) -> list[dict[str, str]]:
@@ -80,15 +81,16 @@ class TestFinishedRun:
     def test_needs_nothing_from_elsewhere(self, run: RunDirectory) -> None:
         page = Page(write_report(run.path))
         names = {name for name, _ in page.tags}
-        assert not names & {"script", "link", "iframe", "object", "a", "base"}
+        assert not names & {"link", "iframe", "object", "a", "base"}
         for _, attributes in page.tags:
             for name in ("src", "href", "srcset", "style"):
                 assert attributes.get(name, "data:").startswith("data:")
         html = run.report_path.read_text()
         assert "url(" not in html
         assert "@import" not in html
-        assert "http://" not in html
-        assert "https://" not in html
+        policy = next(meta["content"] for meta in page.all("meta") if "http-equiv" in meta)
+        assert policy.startswith("default-src 'none'; img-src data:; ")
+        assert "connect-src" not in policy
 
     def test_embedded_images_are_the_files_and_described(self, run: RunDirectory) -> None:
         images = Page(write_report(run.path)).all("img")
@@ -265,7 +267,9 @@ def test_every_string_is_escaped(make_run: MakeRun, make_records: Any) -> None:
     records = make_records(sites=(evil, "b"))
     run = make_run(records, records["loss"][::2], config={"settings": {evil: evil}, evil: [evil]})
     page = Page(write_report(run.path))
-    assert page.all("script") == []
+    (data, *scripts) = page.all("script")
+    assert data == {"type": "application/json", "id": "data"}
+    assert len(scripts) == len(page_scripts())
     assert page.text.count(evil) >= 4
 
 

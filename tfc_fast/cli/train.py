@@ -43,6 +43,11 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         default=True,
         help="progress bar, if standard error is a terminal (default: yes)",
     )
+    parser.add_argument(
+        "--live",
+        action="store_true",
+        help="in place of the bar: loss, similarities by layer and phase, as the run goes on",
+    )
     hints = typing.get_type_hints(TrainConfig)
     groups: dict[str, Any] = {}
     for field in dataclasses.fields(TrainConfig):
@@ -82,6 +87,7 @@ def _train(arguments: argparse.Namespace) -> int:
         trainer = Trainer(
             TrainConfig(**given),
             progress=arguments.progress,
+            live=arguments.live,
             overwrite=arguments.overwrite,
             process_group=_process_group(),
         )
@@ -97,6 +103,7 @@ def _train(arguments: argparse.Namespace) -> int:
         trainer = Trainer.resume(
             arguments.resume,
             progress=arguments.progress,
+            live=arguments.live,
             process_group=_process_group(),
             **given,
         )
@@ -166,6 +173,7 @@ COMMAND = Command(
         "tfc-fast train --depth 7 --out runs/digits",
         "tfc-fast train --dataset mnist --data-dir ~/data/mnist --depth 9 --steps 5000",
         "tfc-fast train --dataset gaussian --separation 1 --optimizer adam --lr 0.001",
+        "tfc-fast train --depth 9 --live",
         "tfc-fast train --resume runs/digits --steps 3000",
         "torchrun --nproc-per-node 2 -m tfc_fast train --out runs/shared",
     ),

@@ -1,6 +1,8 @@
-"""A run as pictures and one self-contained page: `write_report`.
+"""Runs as pictures and one self-contained page: `write_report`, `write_comparison`.
 
-`figures` draws; `bins` thins long runs out before; `page` reads the run and puts the page together.
+`run` reads a run; `bins` thins long ones out; `figures` draws pictures, `series` has the numbers of
+the charts; `page` puts the page together; `server` shows it while a run goes on. The scripts of the
+page are in `static`.
 """
 
 from __future__ import annotations
@@ -21,15 +23,18 @@ from tfc_fast.report.figures import (
     loss_figure,
     similarity_figure,
 )
-from tfc_fast.report.page import write_report
+from tfc_fast.report.page import write_comparison, write_report
+from tfc_fast.report.server import PageServer
 
 __all__ = [
     "Band",
     "BinnedRecords",
+    "PageServer",
     "bin_records",
     "gates_figure",
     "heatmap_figure",
     "loss_figure",
     "similarity_figure",
+    "write_comparison",
     "write_report",
 ]

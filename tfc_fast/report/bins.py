@@ -40,6 +40,7 @@ class BinnedRecords:
         sites: names of the sites, as first recorded.
         steps: mean step of each bin, `[bins]`.
         edges: first step of each bin, and the step after the last one, `[bins + 1]`.
+        lasts: last recorded step of each bin, `[bins]`.
     """
 
     def __init__(self, records: Mapping[str, npt.NDArray[Any]], max_bins: int) -> None:
@@ -53,6 +54,7 @@ class BinnedRecords:
         bin_of = np.arange(unique.size) * bins // max(unique.size, 1)
         first = np.searchsorted(bin_of, np.arange(bins))
         self.edges: IntArray = np.append(unique[first], unique[-1:] + 1)
+        self.lasts: IntArray = unique[np.append(first, unique.size)[1:] - 1]
         counts = np.bincount(bin_of, minlength=bins)
         self.steps: FloatArray = np.bincount(bin_of, unique, minlength=bins) / counts
         cell = code * bins + bin_of[rank]

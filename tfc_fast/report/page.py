@@ -1,40 +1,27 @@
-"""The report of a run: reads its folder, draws the figures, writes one page that holds them all."""
+"""The report of runs: reads their folders, draws figures, writes one page that holds it all."""
 
 from __future__ import annotations
 
 import os
 import platform
 import webbrowser
-from dataclasses import dataclass
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import jinja2
-import numpy as np
-import numpy.typing as npt
+from markupsafe import Markup
 
 from tfc_fast import phases
 from tfc_fast.files import atomic_write, make_writable_folder, storage_error
-from tfc_fast.records import Records
 from tfc_fast.report import words
 from tfc_fast.report.pictures import Picture, draw
-from tfc_fast.report.tables import flat, key_numbers, site_rows
+from tfc_fast.report.run import ReportedRun, read_run, read_runs
+from tfc_fast.report.scripts import content_security_policy, scripts, styles
+from tfc_fast.report.series import json_for_script, page_data
+from tfc_fast.report.tables import flat, key_numbers, side_by_side, site_rows
 from tfc_fast.run_directory import RunDirectory
-
-_THRESHOLDS = ("decay", "drop", "min_rise", "min_phase", "patience", "window")
-
-
-@dataclass(frozen=True)
-class _Run:
-    """What is on disk of a run, complete or not."""
-
-    directory: RunDirectory
-    config: dict[str, Any]
-    summary: dict[str, Any] | None
-    records: Records
-    steps: npt.NDArray[np.int64]
-    loss: npt.NDArray[np.float64]
 
 
 def write_report(run_dir: str | os.PathLike[str], *, open_browser: bool = False) -> Path:
@@ -57,36 +44,104 @@ def write_report(run_dir: str | os.PathLike[str], *, open_browser: bool = False)
         ImportError: pyarrow is not installed.
         StorageError: A file cannot be read or written.
     """
-    run = _read(RunDirectory(run_dir))
-    thresholds = (run.summary or {}).get("thresholds") or {}
-    summary = phases.analyze(
-        run.loss,
-        run.records,
-        steps=run.steps,
-        chance_loss=run.config.get("chance_loss"),
-        **{name: thresholds[name] for name in _THRESHOLDS if name in thresholds},
-    )
-    pictures = draw(run.steps, run.loss, run.records, summary)
+    run = read_run(run_dir)
+    pictures = draw(run.steps, run.loss, run.records, run.summary)
     _write_pictures(run.directory, pictures)
-    html = _render(run, summary, pictures)
-    _write(run.directory.report_path, html.encode())
-    if open_browser:
-        webbrowser.open(run.directory.report_path.as_uri())
-    return run.directory.report_path
+    return _publish(run.directory.report_path, render([run], pictures), open_browser)
 
 
-def _read(directory: RunDirectory) -> _Run:
-    config = directory.read_json(directory.config_path)
-    has_summary = directory.summary_path.exists()
-    summary = directory.read_json(directory.summary_path) if has_summary else None
-    records = directory.read_metrics()
-    log = directory.read_train()
-    steps, loss = log["step"], log["loss"]
-    if not steps.size:
-        # A run that was killed early can have records, which repeat the loss at every site.
-        steps, first = np.unique(records["step"], return_index=True)
-        loss = records["loss"][first]
-    return _Run(directory, config, summary, records, steps, loss)
+def write_comparison(
+    run_dirs: Sequence[str | os.PathLike[str]],
+    path: str | os.PathLike[str],
+    *,
+    open_browser: bool = False,
+) -> Path:
+    """Write one HTML page that shows several runs side by side.
+
+    Args:
+        run_dirs: Folders of the runs, in the order of the page.
+        path: The page; an earlier one is replaced.
+        open_browser: Show the page in the user's browser as well.
+
+    Returns:
+        Path of the page, absolute.
+
+    Raises:
+        ValueError: No run is given, or one twice.
+        Exception: As `write_report`.
+    """
+    page = Path(path).absolute()
+    html = render(read_runs(run_dirs))
+    make_writable_folder(page.parent)
+    return _publish(page, html, open_browser)
+
+
+def render(
+    runs: Sequence[ReportedRun], pictures: Sequence[Picture] = (), *, live: bool = False
+) -> str:
+    """The page as text.
+
+    Args:
+        runs: The runs to show, at least one.
+        pictures: Figures of the run, if it is only one.
+        live: Whether the page asks its server for what is new, every few seconds.
+
+    Returns:
+        HTML.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    # As they are and not escaped: they come from the package, and the policy has their hashes.
+    texts = [Markup(text) for text in scripts()]
+    return environment.get_template("page.html").render(
+        runs=[_shown(run) for run in runs],
+        live=live,
+        policy=content_security_policy(texts, live=live),
+        styles=Markup(styles()),
+        scripts=texts,
+        data=Markup(json_for_script(page_data(runs))),
+        key_numbers=side_by_side([key_numbers(run.summary, run.stored or {}) for run in runs]),
+        remedy_note=phases.REMEDY_NOTE,
+        pictures=[picture for picture in pictures if picture.png is not None],
+        settings=side_by_side([flat(run.config.get("settings", {})) for run in runs]),
+        rest=side_by_side([_rest(run.config) for run in runs]),
+        versions=side_by_side([flat(run.config.get("versions", {})) for run in runs]),
+        report_versions=_versions(),
+    )
+
+
+def _shown(run: ReportedRun) -> dict[str, Any]:
+    summary = run.summary
+    finished = run.stored is not None
+    return {
+        "name": run.name,
+        "folder": str(run.directory.path),
+        "verdict": summary.verdict,
+        "headline": phases.headline(summary),
+        "details": phases.details(summary),
+        "meaning": words.meaning(summary),
+        "remedies": phases.remedies(summary),
+        "notes": words.notes(summary, finished=finished, records=run.records),
+        "sites": [] if summary.collapse_site is None else site_rows(summary),
+        "collapse_site": summary.collapse_site,
+        "window": summary.thresholds["window"],
+        "resumed": [flat(past) for past in run.config.get("resumed", [])],
+    }
+
+
+def _rest(config: dict[str, Any]) -> list[tuple[str, str]]:
+    elsewhere = ("settings", "versions", "resumed")
+    return flat({key: value for key, value in config.items() if key not in elsewhere})
+
+
+def _versions() -> list[tuple[str, list[str]]]:
+    found = [(name, [version(name)]) for name in ("matplotlib", "numpy", "pyarrow", "jinja2")]
+    return [("python", [platform.python_version()]), *found]
 
 
 def _write_pictures(directory: RunDirectory, pictures: list[Picture]) -> None:
@@ -103,47 +158,12 @@ def _write_pictures(directory: RunDirectory, pictures: list[Picture]) -> None:
                 raise storage_error("remove", path, error) from error
 
 
+def _publish(path: Path, html: str, open_browser: bool) -> Path:
+    _write(path, html.encode())
+    if open_browser:
+        webbrowser.open(path.as_uri())
+    return path
+
+
 def _write(path: Path, content: bytes) -> None:
     atomic_write(path, lambda file: file.write(content))
-
-
-def _render(run: _Run, summary: phases.PhaseSummary, pictures: list[Picture]) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    settings = run.config.get("settings", {})
-    rest = {
-        key: value
-        for key, value in run.config.items()
-        if key not in ("settings", "versions", "resumed")
-    }
-    return environment.get_template("page.html").render(
-        name=run.directory.path.name,
-        folder=str(run.directory.path),
-        verdict=summary.verdict,
-        headline=phases.headline(summary),
-        details=phases.details(summary),
-        meaning=words.meaning(summary),
-        remedies=phases.remedies(summary),
-        remedy_note=phases.REMEDY_NOTE,
-        notes=words.notes(summary, finished=run.summary is not None, records=run.records),
-        key_numbers=key_numbers(summary, run.summary or {}),
-        pictures=[picture for picture in pictures if picture.png is not None],
-        sites=site_rows(summary) if summary.collapse_site is not None else [],
-        collapse_site=summary.collapse_site,
-        window=summary.thresholds["window"],
-        settings=flat(settings),
-        rest=flat(rest),
-        resumed=[flat(past) for past in run.config.get("resumed", [])],
-        versions=flat(run.config.get("versions", {})),
-        report_versions=_versions(),
-    )
-
-
-def _versions() -> list[tuple[str, str]]:
-    found = [(name, version(name)) for name in ("matplotlib", "numpy", "pyarrow", "jinja2")]
-    return [("python", platform.python_version()), *found]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tfc_fast.phases import PhaseSummary, Rise
@@ -40,6 +40,24 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
         else:
             rows.append((f"{prefix}{key}", _shown(value)))
     return rows
+
+
+def side_by_side(tables: Sequence[list[tuple[str, str]]]) -> list[tuple[str, list[str]]]:
+    """Tables of several runs as one, a column per run.
+
+    Args:
+        tables: rows of a name and a value, of each run.
+
+    Returns:
+        Rows of a name and the values of all runs, in the order in which names first come up.
+
+    Example:
+        >>> side_by_side([[("lr", "0.1")], [("lr", "0.2"), ("momentum", "0.9")]])
+        [('lr', ['0.1', '0.2']), ('momentum', ['n/a', '0.9'])]
+    """
+    names = dict.fromkeys(name for table in tables for name, _ in table)
+    found = [dict(table) for table in tables]
+    return [(name, [table.get(name, MISSING) for table in found]) for name in names]
 
 
 def key_numbers(summary: PhaseSummary, stored: Mapping[str, Any]) -> list[tuple[str, str]]:

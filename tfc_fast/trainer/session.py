@@ -16,6 +16,7 @@ from tfc_fast.trainer.batches import Batches
 from tfc_fast.trainer.checkpoint import Checkpoint, CheckpointError, restore_rng, rng_state
 from tfc_fast.trainer.config import TrainConfig
 from tfc_fast.trainer.interrupt import StopRequest
+from tfc_fast.trainer.live import LiveView
 from tfc_fast.trainer.log import TrainLog
 from tfc_fast.trainer.loop import TrainingLoop, make_optimizer
 from tfc_fast.trainer.objective import loss_function
@@ -106,13 +107,13 @@ class Session:
         restore_rng(checkpoint.rng)
         self.step = checkpoint.step
 
-    def train(self, total: int, stop: StopRequest, bar: ProgressBar) -> None:
+    def train(self, total: int, stop: StopRequest, display: ProgressBar | LiveView) -> None:
         """Train until a number of steps is done or a stop is requested.
 
         Args:
             total: Number of steps of the run, those done before included.
             stop: Looked at after every step; an event of `stop_on` asks it to stop.
-            bar: Told about every step.
+            display: Told about every step.
 
         Raises:
             StorageError: A file cannot be written.
@@ -129,7 +130,7 @@ class Session:
             self.step += 1
             loss, correct, rows = self._ranks.of_the_whole_batch(loss, correct, rows)
             self.log.record(self.step, loss, correct, rows=rows, lr=lr, seconds=seconds)
-            bar.advance(self.log.last_loss)
+            display.advance(self.log.last_loss)
             if self._schedule.due():
                 self.save_records()
             if every and self.step % every == 0 and self.step < total:

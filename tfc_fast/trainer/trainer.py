@@ -22,6 +22,7 @@ from tfc_fast.run_directory import RunDirectory
 from tfc_fast.trainer.batches import Batches
 from tfc_fast.trainer.config import TrainConfig
 from tfc_fast.trainer.interrupt import StopRequest
+from tfc_fast.trainer.live import LiveView
 from tfc_fast.trainer.objective import chance_loss
 from tfc_fast.trainer.past import Past, description, past_of
 from tfc_fast.trainer.progress import ProgressBar
@@ -76,6 +77,8 @@ class Trainer:
             (int64 `[n]`). Without them, the data set that the settings name.
         sinks: Where records go beside the folder of the run; closed at its end.
         progress: Whether a progress bar is shown, if standard error is a terminal.
+        live: Whether, in place of the bar, loss, similarities by site and phase are shown there,
+            drawn from the drained records on a thread of their own.
         overwrite: Whether the files of an earlier run in the folder are removed.
         process_group: Process group of torch.distributed whose processes train together, each with
             a trainer like this one: the model under DDP, on an equal share of each batch of
@@ -108,6 +111,7 @@ class Trainer:
         dataset: Dataset | tuple[torch.Tensor, torch.Tensor] | None = None,
         sinks: Iterable[Sink] = (),
         progress: bool = True,
+        live: bool = False,
         overwrite: bool = False,
         process_group: ProcessGroup | None = None,
     ) -> None:
@@ -116,7 +120,7 @@ class Trainer:
         run = RunDirectory(config.run_path)
         if ranks.leads and not overwrite:
             claim(run, overwrite=False)
-        self._set_up(config, run, model, dataset, sinks, progress, ranks)
+        self._set_up(config, run, model, dataset, sinks, progress, live, ranks)
         self._overwrite = overwrite
 
     @classmethod
@@ -128,6 +132,7 @@ class Trainer:
         dataset: Dataset | tuple[torch.Tensor, torch.Tensor] | None = None,
         sinks: Iterable[Sink] = (),
         progress: bool = True,
+        live: bool = False,
         process_group: ProcessGroup | None = None,
         **changes: Any,
     ) -> Trainer:
@@ -142,6 +147,7 @@ class Trainer:
             dataset: As for `Trainer`; wanted if the run was started with one.
             sinks: As for `Trainer`; they get the records after the checkpoint.
             progress: As for `Trainer`.
+            live: As for `Trainer`.
             process_group: As for `Trainer`; the same bits need as many processes.
             **changes: New values of `steps`, `epochs`, `threads`, `device`, `checkpoint_every`,
                 `stop_on` and `budget`. The same bits need the same device and number of threads.
@@ -160,7 +166,7 @@ class Trainer:
                 )
         trainer = cls.__new__(cls)
         run, ranks = RunDirectory(path), Ranks(process_group)
-        trainer._set_up(past.config, run, model, dataset, sinks, progress, ranks)
+        trainer._set_up(past.config, run, model, dataset, sinks, progress, live, ranks)
         trainer._past = past
         past.check(trainer._description, trainer._total)
         return trainer
@@ -199,10 +205,8 @@ class Trainer:
         run = self._run.create()
         threads = self._config.threads if self._past is None else self._past.threads
         with locked(run), thread_count(threads), StopRequest() as stop:
-            with self._session() as session:
-                bar = ProgressBar(self._total, done=session.step, enabled=self._progress)
-                with bar:
-                    session.train(self._total, stop, bar)
+            with self._session() as session, self._display(session.step) as display:
+                session.train(self._total, stop, display)
             # What came after the last step has ended nothing.
             stopped_by = stop.name if session.step < self._total else None
             interrupted = stopped_by is not None and stop.is_signal
@@ -225,6 +229,12 @@ class Trainer:
             stopped_by,
             interrupted,
         )
+
+    def _display(self, done: int) -> ProgressBar | LiveView:
+        if self._view is None:
+            return ProgressBar(self._total, done=done, enabled=self._progress)
+        self._view.begin(done)
+        return self._view
 
     @contextlib.contextmanager
     def _session(self) -> Iterator[Session]:
@@ -249,7 +259,7 @@ class Trainer:
                 self._model,
                 self._batches,
                 num_classes=self._samples.num_classes,
-                sinks=self._sinks,
+                sinks=self._sinks if self._view is None else (*self._sinks, self._view),
                 done=done,
                 ranks=self._ranks,
             )
@@ -284,6 +294,7 @@ class Trainer:
         dataset: Dataset | tuple[torch.Tensor, torch.Tensor] | None,
         sinks: Iterable[Sink],
         progress: bool,
+        live: bool,
         ranks: Ranks,
     ) -> None:
         self._ranks = ranks
@@ -319,6 +330,9 @@ class Trainer:
             part=(ranks.number, ranks.count),
         )
         self._total = config.total_steps(len(labels))
+        self._view: LiveView | None = None
+        if live and ranks.leads:
+            self._view = LiveView(run.path.name, self._total, chance_loss=self._chance_loss)
         self._model_given = model is not None
         self._model = (self._new_mlp() if model is None else model).to(self._device)
 

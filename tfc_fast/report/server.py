@@ -1,0 +1,170 @@
+"""The page of runs that go on, served to a browser on this machine and made anew as they do."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import threading
+from collections.abc import Sequence
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from tfc_fast.files import DamagedFileError, StorageError
+from tfc_fast.report.page import render
+from tfc_fast.report.run import read_runs
+from tfc_fast.run_directory import RunDirectory
+
+__all__ = ["PageServer"]
+
+_HOST = "127.0.0.1"
+
+
+class PageServer:
+    """Serves the page of runs, to this machine only; it shows what is on disk when it is asked.
+
+    Only requests that name this machine as their host are answered, so that no page of a foreign
+    site can read it through a name that leads here.
+
+    Args:
+        run_dirs: Folders of the runs.
+        port: Port to listen on; 0 takes one that is free.
+
+    Raises:
+        OSError: The port is taken.
+        ValueError: The port is out of range.
+        Exception: As `tfc_fast.report.run.read_runs`: the runs are read once, to tell early.
+
+    Example:
+        >>> PageServer(["nowhere"])
+        Traceback (most recent call last):
+        ...
+        FileNotFoundError: .../nowhere is not a run directory: config.json is missing; ...
+    """
+
+    def __init__(self, run_dirs: Sequence[str | os.PathLike[str]], *, port: int = 0) -> None:
+        if not 0 <= port <= 65535:
+            raise ValueError(f"port: {port} given, 0 to 65535 is wanted")
+        self._pages = _Pages(run_dirs)
+        try:
+            self._server = _Server((_HOST, port), _Handler)
+        except OSError as error:
+            raise OSError(
+                f"port: cannot listen on {port}: {error.strerror}; give another one, or 0 for one "
+                "that is free"
+            ) from error
+        self._server.pages = self._pages
+
+    @property
+    def port(self) -> int:
+        """The port."""
+        return int(self._server.server_address[1])
+
+    @property
+    def url(self) -> str:
+        """Address of the page."""
+        return f"http://{_HOST}:{self.port}/"
+
+    def serve(self) -> None:
+        """Answer requests until `stop`, or an exception such as that of Ctrl-C."""
+        try:
+            self._server.serve_forever(poll_interval=0.2)
+        finally:
+            self._server.server_close()
+
+    def stop(self) -> None:
+        """End `serve`, which runs in another thread."""
+        self._server.shutdown()
+
+
+class _Pages:
+    """The page as it is now, made anew only if a file has changed."""
+
+    def __init__(self, run_dirs: Sequence[str | os.PathLike[str]]) -> None:
+        self._runs = [RunDirectory(path) for path in run_dirs]
+        self._lock = threading.Lock()
+        self._stamp: object = None
+        self._page = b""
+        self._tag = ""
+        self.newest()
+
+    def newest(self) -> tuple[bytes, str]:
+        """The page and its tag, which differs if the page does."""
+        with self._lock:
+            # Taken before reading: what comes meanwhile makes the next page.
+            stamp = [_stamp(run) for run in self._runs]
+            if stamp != self._stamp:
+                page = render(read_runs([run.path for run in self._runs]), live=True).encode()
+                self._page, self._stamp = page, stamp
+                self._tag = f'"{hashlib.sha256(page).hexdigest()[:32]}"'
+            return self._page, self._tag
+
+
+def _stamp(run: RunDirectory) -> list[tuple[str, int, int]]:
+    """What changes when a file of the run does: names, sizes and times."""
+    single = (run.config_path, run.train_path, run.summary_path)
+    found = []
+    for path in (*single, *sorted(run.metrics_folder.glob("part-*.parquet"))):
+        try:
+            state = path.stat()
+        except FileNotFoundError:
+            continue
+        found.append((path.name, state.st_size, state.st_mtime_ns))
+    return found
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    pages: _Pages
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        # A browser that goes away in the middle of an answer is no error.
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: _Server
+
+    def do_GET(self) -> None:
+        port = self.server.server_address[1]
+        if self.headers.get("Host") not in (f"{_HOST}:{port}", f"localhost:{port}"):
+            self._answer(HTTPStatus.FORBIDDEN, b"This page is for this machine only.\n")
+        elif self.path.partition("?")[0] != "/":
+            self._answer(HTTPStatus.NOT_FOUND, b"There is only the page itself: /\n")
+        else:
+            self._answer_page()
+
+    do_HEAD = do_GET  # noqa: N815  (the base class wants this name)
+
+    def _answer_page(self) -> None:
+        try:
+            page, tag = self.server.pages.newest()
+        except (DamagedFileError, StorageError, FileNotFoundError, ValueError) as error:
+            # A run that is being started anew, say: the page in the browser asks again.
+            self._answer(HTTPStatus.SERVICE_UNAVAILABLE, f"{error}\n".encode())
+            return
+        if self.headers.get("If-None-Match") == tag:
+            self._answer(HTTPStatus.NOT_MODIFIED, b"", tag=tag)
+        else:
+            self._answer(HTTPStatus.OK, page, tag=tag, kind="text/html")
+
+    def _answer(
+        self, status: HTTPStatus, content: bytes, *, tag: str = "", kind: str = "text/plain"
+    ) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", f"{kind}; charset=utf-8")
+        self.send_header("Content-Length", str(len(content)))
+        self.send_header("Cache-Control", "no-store")
+        self.send_header("X-Content-Type-Options", "nosniff")
+        self.send_header("X-Frame-Options", "DENY")
+        self.send_header("Cross-Origin-Resource-Policy", "same-origin")
+        if tag:
+            self.send_header("ETag", tag)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content)
+
+    def log_message(self, format: str, *arguments: Any) -> None:
+        """Nothing: a line for each request would bury what the user wants to read."""

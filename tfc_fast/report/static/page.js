@@ -1,0 +1,230 @@
+"use strict";
+// The page as a whole: what is chosen, which steps are seen, and new data where they come.
+
+const element = (id) => document.getElementById(id);
+const SYSTEM_DARK = matchMedia("(prefers-color-scheme: dark)");
+const FIRST_COLUMNS = ["loss", "feature_cos_between", "grad_cos_within"];
+const WITHOUT_LABELS = ["loss", "feature_cos_all", "grad_cos_all"];
+
+class App {
+  constructor(data) {
+    this.host = element("charts");
+    this.charts = [];
+    this.active = null;
+    this.columnsChosen = false;
+    this.controls = new Controls(this, element("choices"));
+    this.state = {
+      columns: new Set(),
+      sites: new Set(),
+      runs: new Set(),
+      log: false,
+      range: true,
+      map: false,
+      zoom: null,
+      theme: "light",
+    };
+    this.take(data);
+    this.state.runs = new Set(data.runs.map((run) => run.index));
+    // Of several runs one site is enough to begin with, so that colours tell the runs apart.
+    const common = data.runs.find((run) => run.peak)?.peak.site;
+    this.state.sites = new Set(data.runs.length > 1 && common ? [common] : this.sites);
+  }
+
+  // What is shown until the user chooses; a run that has just begun lacks some of it.
+  firstColumns() {
+    const measured = (column) => this.data.runs.some((run) => run.tableOf(column).has(column));
+    const labelled = measured("feature_cos_between") || measured("grad_cos_within");
+    return (labelled ? FIRST_COLUMNS : WITHOUT_LABELS).filter(measured);
+  }
+
+  // New data, at first or while a run goes on; what is chosen stays.
+  take(data) {
+    data.runs.forEach((run, index) => (run.index = index));
+    const before = new Set(this.sites ?? []);
+    const sites = [...new Set(data.runs.flatMap((run) => run.records.sites))];
+    const all = this.sites && this.sites.every((site) => this.state.sites.has(site));
+    for (const site of sites) if (all && !before.has(site)) this.state.sites.add(site);
+    this.data = data;
+    this.sites = sites;
+    if (!this.columnsChosen) this.state.columns = new Set(this.firstColumns());
+    this.groups = Object.entries(data.statistics)
+      .map(([title, columns]) => [
+        title,
+        Object.entries(columns).filter(([column]) =>
+          data.runs.some((run) => run.tableOf(column).has(column)),
+        ),
+      ])
+      .filter(([, columns]) => columns.length);
+    element("range").closest("label").hidden = !data.runs.some((run) =>
+      [run.log, run.records].some((table) => Object.values(table.raw).some((column) => "low" in column)),
+    );
+  }
+
+  // Choices have changed, or data: other charts, or other lines in them.
+  changed() {
+    const before = this.charts;
+    this.charts = this.wanted().map(({ column, title, run }) => {
+      const name = `${column} ${run?.index}`;
+      // A chart that stays keeps its element, and with it the focus.
+      const chart = before.find((one) => one.name === name) ?? new Chart(this, name, column);
+      return Object.assign(chart, { title, heatRun: run });
+    });
+    before.filter((chart) => !this.charts.includes(chart)).forEach((chart) => chart.destroy());
+    if (this.charts.length !== before.length || this.charts.some((chart, at) => chart !== before[at])) {
+      this.host.replaceChildren(...this.charts.map((chart) => chart.figure));
+    }
+    if (!this.charts.length) this.host.textContent = "Choose a statistic to see it here.";
+    this.controls.render();
+    this.charts.forEach((chart) => chart.render());
+    const lines = this.charts.find((chart) => !chart.heat && chart.column !== "loss")?.lines ?? [];
+    element("legend").replaceChildren(...(lines.length ? [legend(lines)] : []));
+    element("marks").textContent = marksText(this.shownRuns(), this.state).join(" · ");
+  }
+
+  // The charts of the chosen statistics; a heat map has a chart for each run.
+  wanted() {
+    const { state } = this;
+    const chosen = this.groups
+      .flatMap(([, columns]) => columns)
+      .filter(([column]) => state.columns.has(column));
+    return chosen.flatMap(([column, title]) => {
+      if (!state.map || column === "loss") return [{ column, title, run: null }];
+      const runs = this.shownRuns().filter((run) => run.records.has(column));
+      return runs.map((run) => ({ column, title: runs.length > 1 ? `${title}: ${run.name}` : title, run }));
+    });
+  }
+
+  shownRuns() {
+    return this.data.runs.filter((run) => this.state.runs.has(run.index));
+  }
+
+  // All steps of the runs that are shown.
+  full() {
+    const tables = this.shownRuns().flatMap((run) => [run.log, run.records]);
+    const filled = tables.filter((table) => table.steps.length);
+    if (!filled.length) return [0, 1];
+    const first = Math.min(...filled.map((table) => table.edges[0]));
+    const last = Math.max(...filled.map((table) => table.lasts[table.lasts.length - 1]));
+    return first === last ? [first - 0.5, last + 0.5] : [first, last];
+  }
+
+  visible() {
+    return this.state.zoom ?? this.full();
+  }
+
+  setZoom(range) {
+    const [first, last] = this.full();
+    let [from, to] = range ?? [first, last];
+    const width = Math.max(to - from, Math.min(2, last - first));
+    from = Math.min(Math.max((from + to - width) / 2, first), last - width);
+    to = from + width;
+    this.state.zoom = from <= first && to >= last ? null : [Math.max(from, first), Math.min(to, last)];
+    this.charts.forEach((chart) => chart.zoomed());
+  }
+
+  zoomBy(factor, at) {
+    const [from, to] = this.visible();
+    const center = at === null || at < from || at > to ? (from + to) / 2 : at;
+    this.setZoom([center - (center - from) * factor, center + (to - center) * factor]);
+  }
+
+  pan(share) {
+    const [from, to] = this.visible();
+    const [first, last] = this.full();
+    const by = Math.max(first - from, Math.min(last - to, share * (to - from)));
+    this.setZoom([from + by, to + by]);
+  }
+
+  reveal(step) {
+    const [from, to] = this.visible();
+    if (step < from || step > to) this.setZoom([step - (to - from) / 2, step + (to - from) / 2]);
+  }
+
+  activate(chart) {
+    if (this.active !== chart) this.active?.readout.hide();
+    this.active = chart;
+  }
+
+  speak(text) {
+    element("spoken").textContent = text;
+  }
+
+  applyTheme() {
+    const wanted = element("theme").value;
+    if (wanted) document.documentElement.dataset.theme = wanted;
+    else delete document.documentElement.dataset.theme;
+    this.state.theme = wanted || (SYSTEM_DARK.matches ? "dark" : "light");
+    this.changed();
+  }
+
+  listen() {
+    element("zoom-in").addEventListener("click", () => this.zoomBy(0.5, null));
+    element("zoom-out").addEventListener("click", () => this.zoomBy(2, null));
+    element("earlier").addEventListener("click", () => this.pan(-0.5));
+    element("later").addEventListener("click", () => this.pan(0.5));
+    element("reset").addEventListener("click", () => this.setZoom(null));
+    for (const name of ["log", "range", "map"]) {
+      element(name).addEventListener("change", (event) => {
+        this.state[name] = event.target.checked;
+        this.changed();
+      });
+    }
+    element("theme").addEventListener("change", () => this.applyTheme());
+    SYSTEM_DARK.addEventListener("change", () => this.applyTheme());
+    new ResizeObserver(() => this.charts.forEach((chart) => chart.resize())).observe(this.host);
+  }
+
+  start() {
+    element("without-scripts").hidden = true;
+    element("explore").hidden = !this.groups.length;
+    document.querySelector(".theme").hidden = false;
+    this.listen();
+    this.applyTheme();
+    document.documentElement.dataset.ready = "true";
+  }
+}
+
+// The page of a run that goes on: fetched again, and whatever is new in it taken over.
+class Refresh {
+  constructor(app) {
+    Object.assign(this, { app, tag: null });
+  }
+
+  async once() {
+    // Who drags over steps is not to be disturbed.
+    if (this.app.charts.some((chart) => chart.plot.select.width > 0)) return "waiting";
+    const answer = await fetch(location.href, {
+      cache: "no-store",
+      headers: this.tag ? { "If-None-Match": this.tag } : {},
+    });
+    if (answer.status === 304) return "up to date";
+    const text = await answer.text();
+    if (!answer.ok) throw new Error(text);
+    this.tag = answer.headers.get("ETag");
+    const page = new DOMParser().parseFromString(text, "text/html");
+    for (const id of ["verdicts", "meaning", "sites"]) {
+      const [now, then] = [page.getElementById(id), element(id)];
+      if (!now.isEqualNode(then)) then.replaceWith(document.adoptNode(now));
+    }
+    document.title = page.title;
+    this.app.take(readData(page.getElementById("data").textContent));
+    element("explore").hidden = !this.app.groups.length;
+    this.app.changed();
+    return `updated at ${new Date().toLocaleTimeString()}`;
+  }
+
+  // As long pauses as an answer took, several times: a long run costs its training little.
+  async run() {
+    const began = performance.now();
+    try {
+      element("status").textContent = `Live: ${await this.once()}`;
+    } catch (error) {
+      element("status").textContent = `Live: no new data (${error.message}); trying again`;
+    }
+    setTimeout(() => this.run(), Math.max(2000, 5 * (performance.now() - began)));
+  }
+}
+
+const app = new App(readData(element("data").textContent));
+app.start();
+if ("live" in document.body.dataset) new Refresh(app).run();

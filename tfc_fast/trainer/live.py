@@ -1,0 +1,206 @@
+"""The live view of a run: loss, similarities by layer and phase, in the terminal, as they come.
+
+Training only hands over: a step counts itself, a drain leaves its records. Whatever is computed or
+drawn of them happens on a thread of its own, four times a second.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tfc_fast.phases import PhaseMonitor
+from tfc_fast.phases.sites import site_codes
+from tfc_fast.records import Records
+
+__all__ = ["LiveState", "LiveView", "SiteNow"]
+
+_PER_SECOND = 4
+# Similarities and losses are noisy from step to step: what is shown is a mean over so many records.
+_RECENT = 20
+# The monitor needs no more to tell the phase, and Python would take the time from training.
+_MOST_UPDATES = 100
+_LOSSES = 400
+_COLUMNS = (
+    *("step", "site", "loss", "feature_cos_between", "feature_cos_all"),
+    *("grad_cos_within", "grad_cos_all"),
+)
+
+
+@dataclass
+class SiteNow:
+    """One site as it is now; NaN for what was not measured.
+
+    Attributes:
+        feature: recent mean cosine of features, between classes, or of all pairs without labels.
+        start: the same at the first records.
+        grad: recent mean cosine of gradients, within classes, or of all pairs without labels.
+    """
+
+    feature: float = np.nan
+    start: float = np.nan
+    grad: float = np.nan
+
+
+@dataclass
+class LiveState:
+    """Everything that the screen shows.
+
+    Attributes:
+        name: of the run.
+        total: steps of the run.
+        step: steps done.
+        seconds: since training began.
+        done: steps that were done before it began.
+        loss: the newest loss that is known.
+        losses: losses as means over a few steps, the newest `_LOSSES` of them.
+        sites: the sites, in recorded order.
+        labelled: whether classes can be told apart.
+        monitor: tells the phase.
+    """
+
+    name: str
+    total: int
+    step: int = 0
+    seconds: float = 0.0
+    done: int = 0
+    loss: float | None = None
+    losses: deque[float] = field(default_factory=lambda: deque(maxlen=_LOSSES))
+    sites: dict[str, SiteNow] = field(default_factory=dict)
+    labelled: bool = True
+    monitor: PhaseMonitor = field(default_factory=PhaseMonitor)
+
+    def take(self, records: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Bring the state up to date with records that follow those taken before.
+
+        Args:
+            records: whole steps, in step order; the columns of `_COLUMNS`.
+        """
+        if not records["step"].size:
+            return
+        names, code = site_codes(records["site"])
+        between = records["feature_cos_between"]
+        # Known from the first records on, since labels are given at every step or at none.
+        if not self.sites:
+            self.labelled = bool(np.isfinite(between).any())
+        feature = between if self.labelled else records["feature_cos_all"]
+        grad = records["grad_cos_within" if self.labelled else "grad_cos_all"]
+        for index, name in enumerate(names):
+            rows = np.flatnonzero(code == index)
+            if name not in self.sites:
+                self.sites[name] = SiteNow(start=_mean(feature[rows[:_RECENT]]))
+            site, recent = self.sites[name], rows[-_RECENT:]
+            site.feature, site.grad = _mean(feature[recent]), _mean(grad[recent])
+        steps, first = np.unique(records["step"], return_index=True)
+        losses = records["loss"][first]
+        parts = np.array_split(losses, -(-losses.size // _RECENT))
+        self.losses.extend(_mean(part) for part in parts)
+        for at in range(0, steps.size, -(-steps.size // _MOST_UPDATES)):
+            rows = np.flatnonzero(records["step"] == steps[at])
+            values = {names[code[row]]: float(between[row]) for row in rows}
+            self.monitor.update(int(steps[at]), float(losses[at]), values)
+
+
+class LiveView:
+    """Shows a run on standard error while it trains; silent where that is no terminal.
+
+    It is a sink of the probe and is told of every step; neither waits for the screen.
+
+    Args:
+        name: Name of the run.
+        total: Steps of the run.
+        chance_loss: Of the task; see `tfc_fast.phases.PhaseMonitor`.
+
+    Raises:
+        ImportError: There is a terminal to show it on, but rich is not installed.
+
+    Example:
+        >>> with LiveView("digits", total=10) as view:
+        ...     view.advance(loss=2.3)
+    """
+
+    def __init__(self, name: str, total: int, *, chance_loss: float | None = None) -> None:
+        self.state = LiveState(name, total, monitor=PhaseMonitor(chance_loss=chance_loss))
+        # Appended to by training, emptied by the thread that draws: a deque needs no lock for that.
+        self._waiting: deque[dict[str, npt.NDArray[Any]]] = deque()
+        self._began = time.monotonic()
+        self._console: Any = _new_console() if sys.stderr.isatty() else None
+        self._live: Any = None
+
+    def begin(self, done: int) -> None:
+        """Say how many steps were done before."""
+        self.state.done = self.state.step = done
+
+    def advance(self, loss: float | None) -> None:
+        """Count one step.
+
+        Args:
+            loss: The newest loss that is known.
+        """
+        self.state.step += 1
+        self.state.loss = loss
+
+    def write(self, records: Records) -> None:
+        """Take records from the probe; see `tfc_fast.records.Sink`."""
+        if self._console is not None:
+            self._waiting.append({name: records[name].copy() for name in _COLUMNS})
+
+    def flush(self) -> None:
+        """Nothing: the screen is drawn when it is time to."""
+
+    def close(self) -> None:
+        """Nothing: leaving the block draws for the last time."""
+
+    def __enter__(self) -> LiveView:
+        self._began = time.monotonic()
+        if self._console is not None:
+            from rich.live import Live
+
+            self._live = Live(
+                get_renderable=self._screen,
+                console=self._console,
+                refresh_per_second=_PER_SECOND,
+            )
+            self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def _screen(self) -> Any:
+        from tfc_fast.trainer.live_screen import screen
+
+        while self._waiting:
+            self.state.take(self._waiting.popleft())
+        self.state.seconds = time.monotonic() - self._began
+        return screen(self.state, height=self._console.height)
+
+
+def _new_console() -> Any:
+    try:
+        from rich.console import Console
+    except ImportError as error:
+        raise ImportError(
+            f"the live view needs rich, which cannot be imported ({error}); install it with: "
+            "pip install 'tfc_fast[live]', or do without live=True, --live"
+        ) from error
+    return Console(file=sys.stderr)
+
+
+def _mean(values: npt.NDArray[np.float64]) -> float:
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if finite.size else np.nan
