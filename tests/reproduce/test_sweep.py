@@ -161,5 +161,6 @@ def test_the_command_line(
 
 def test_all_experiments_have_a_baseline_among_their_settings() -> None:
     for experiment in EXPERIMENTS.values():
-        assert any(not setting.changes for setting in experiment.settings), experiment.name
+        if experiment.name != "trajectory":  # that of the paper has 9 layers
+            assert any(not setting.changes for setting in experiment.settings), experiment.name
         assert sum(setting.quick for setting in experiment.settings) >= 1
