@@ -14,23 +14,22 @@ STEPS = np.arange(10, 810, 10)
 CLASSES, WIDTH = 4, 30
 
 
-def means_of_classes(apart: Any) -> Any:
-    """Class means `[k, classes, width]` whose distance from each other is what is given."""
-    each = np.eye(CLASSES, WIDTH)
-    return (1 + apart[:, None, None] * each[None]).astype(np.float32)
-
-
-def write_class_means(run: Measurement, spread: Callable[[Any], Any]) -> Measurement:
-    """The spread over the steps, alike in all of 3 layers."""
-    values = spread(STEPS)
+def write_features(run: Measurement, between: Callable[[Any], Any]) -> Measurement:
+    """The cosine between classes over the steps, alike in all of 3 layers."""
+    values = between(STEPS)
     columns = np.repeat(values[:, None], 3, axis=1)
+    # What a class has of its own is the larger, the less it is like the others.
+    means = 1 + 5 * (1 - values)[:, None, None] * np.eye(CLASSES, WIDTH)[None]
     np.savez(
         run.run.path / OBSERVED,
         steps=STEPS,
-        cosine=1 - columns / 2,
-        spread=columns,
+        between=columns,
+        within=columns,
+        means_cosine=columns,
         layer=1,
-        means=means_of_classes(values),
+        means=means.astype(np.float32),
+        samples=means.repeat(2, axis=1).astype(np.float16),
+        labels=np.arange(CLASSES).repeat(2),
     )
     return run
 
@@ -50,8 +49,8 @@ def write_update_shares(run: Measurement, share: Callable[[Any], Any]) -> Measur
 
 def write_observed(run: Measurement, observer: str | None) -> Measurement:
     """What makes the claims hold in a run whose first phase ends at about step 400."""
-    if observer == "class-means":
-        write_class_means(run, lambda steps: np.abs(steps - 300) / 300 + 0.05)
+    if observer == "features":
+        write_features(run, lambda steps: 0.9 - np.abs(steps - 300) / 800)
     elif observer == "update-shares":
         write_update_shares(run, lambda steps: np.where(steps < 300, 0.95, 0.5))
     return run

@@ -15,7 +15,7 @@ from torch import nn
 from tfc_fast.models import MLP
 from tfc_fast.reproduce import Job, train_all
 from tfc_fast.reproduce.measurement import OBSERVED, Measurement
-from tfc_fast.reproduce.observation import ClassMeans, UpdateShares, first_share
+from tfc_fast.reproduce.observation import Features, UpdateShares, first_share
 from tfc_fast.trainer import TrainConfig, Trainer
 from tfc_fast.trainer.samples import training_samples
 
@@ -48,7 +48,7 @@ def test_first_share_of_one_direction_is_all_and_of_none_is_not_known() -> None:
         assert np.isnan(first_share(nothing))
 
 
-@pytest.mark.parametrize("observer", ["class-means", "update-shares"])
+@pytest.mark.parametrize("observer", ["features", "update-shares"])
 def test_a_run_with_an_observer_is_the_run_without(tmp_path: Path, observer: str) -> None:
     run = trained(observer, tmp_path / "observed")
     alone = Trainer(Job(SMALL, 4).config(tmp_path / "alone"), progress=False).fit()
@@ -59,24 +59,30 @@ def test_a_run_with_an_observer_is_the_run_without(tmp_path: Path, observer: str
     assert run.observed["steps"].tolist() == [1, 2, 3, 4]
 
 
-def test_class_means_are_those_of_the_features_of_the_same_samples(tmp_path: Path) -> None:
-    seen = trained("class-means", tmp_path).observed
-    config = config_of()
-    samples = training_samples(config, None)
+def test_features_are_those_of_the_same_samples(tmp_path: Path) -> None:
+    seen = trained("features", tmp_path).observed
+    samples = training_samples(config_of(), None)
     model = MLP(6, samples.num_classes, 4, 8, bias=False, gain=0.41, generator=seeded())
-    features = model.hidden[: int(seen["layer"]) + 1](samples.inputs)
-    means = torch.stack(
-        [features[samples.labels == c].mean(0) for c in range(samples.num_classes)]
-    ).detach()
-    np.testing.assert_allclose(seen["means"][0], means, rtol=1e-5, atol=1e-7)
-    cosines = torch.nn.functional.cosine_similarity(means[:, None], means[None], dim=-1)
-    pairs = ~torch.eye(len(means), dtype=torch.bool)
     layer = int(seen["layer"])
-    assert seen["cosine"][0, layer] == pytest.approx(float(cosines[pairs].mean()), rel=1e-4)
-    centre = means.mean(0)
-    distance = (means - centre).norm(dim=1).square().mean().sqrt() / centre.norm()
-    assert seen["spread"][0, layer] == pytest.approx(float(distance), rel=1e-4)
-    assert seen["spread"].shape == (4, 3)
+    features = model.hidden[: layer + 1](samples.inputs).detach()
+    by_class = [features[samples.labels == c] for c in range(samples.num_classes)]
+    assert max(map(len, by_class)) < 50
+    means = torch.stack([rows.mean(0) for rows in by_class])
+    np.testing.assert_allclose(seen["means"][0], means, rtol=1e-5, atol=1e-7)
+    cosines = nn.functional.cosine_similarity(features[:, None], features[None], dim=-1)
+    alike = samples.labels[:, None] == samples.labels[None]
+    others = ~torch.eye(len(features), dtype=torch.bool)
+    # Rows without an open unit have no direction.
+    known = (features.norm(dim=1) > 0)[:, None] & (features.norm(dim=1) > 0)[None]
+    for name, pairs in (("between", ~alike), ("within", alike & others)):
+        assert seen[name][0, layer] == pytest.approx(float(cosines[pairs & known].mean()), rel=1e-4)
+    cosines = nn.functional.cosine_similarity(means[:, None], means[None], dim=-1)
+    pairs = ~torch.eye(len(means), dtype=torch.bool)
+    assert seen["means_cosine"][0, layer] == pytest.approx(float(cosines[pairs].mean()), rel=1e-4)
+    assert seen["between"].shape == (4, 3)
+    first = torch.cat([rows[:4] for rows in by_class])
+    np.testing.assert_allclose(seen["samples"][0], first, rtol=2e-3, atol=1e-6)
+    assert seen["labels"].tolist() == np.arange(samples.num_classes).repeat(4).tolist()
 
 
 def seeded() -> torch.Generator:
@@ -110,6 +116,6 @@ def test_a_run_that_was_not_observed_to_its_end_is_trained_anew(tmp_path: Path) 
 
 def test_what_cannot_be_observed_is_named() -> None:
     with pytest.raises(TypeError, match="model: a Linear given, an MLP is wanted"):
-        ClassMeans(nn.Linear(2, 2), config_of())
+        Features(nn.Linear(2, 2), config_of())
     with pytest.raises(ValueError, match=r"sgd with momentum 0\.9 .* given, sgd without"):
         UpdateShares(nn.Linear(2, 2), config_of(momentum=0.9))

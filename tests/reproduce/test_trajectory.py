@@ -16,7 +16,7 @@ from tfc_fast.reproduce.trajectory import TRAJECTORY, Trajectory, salient_overla
 from tfc_fast.reproduce.trajectory_figure import projection
 
 from .conftest import Make, hump
-from .observed import write_class_means, write_update_shares
+from .observed import write_features, write_update_shares
 
 SMALL = {"dataset": "gaussian", "samples": 80, "dim": 6, "depth": 4, "width": 12, "batch_size": 20}
 
@@ -27,43 +27,51 @@ Curve = Callable[[Any], Any]
 
 
 @pytest.mark.parametrize(
-    ("spread", "holds"),
+    ("between", "holds"),
     [
-        (lambda steps: np.abs(steps - 300) / 300 + 0.05, True),
-        (lambda steps: 1 - 0.0005 * np.minimum(steps, 800 - steps), False),  # it hardly falls
-        (lambda steps: np.maximum(1 - steps / 400, 0.1), False),  # it stays
-        (lambda steps: 0.1 + steps / 400, False),  # it rises all the time
+        (lambda steps: 0.9 - np.abs(steps - 300) / 800, True),
+        (lambda steps: 0.5 + 0.0004 * np.minimum(steps, 800 - steps), False),  # it hardly rises
+        (lambda steps: np.minimum(0.5 + steps / 1000, 0.9), False),  # it stays
+        (lambda steps: 0.9 - steps / 1000, False),  # it falls all the time
     ],
 )
-def test_classes_that_come_together_and_part(made: Make, spread: Curve, holds: bool) -> None:
-    judgement = TRAJECTORY.judge([write_class_means(made(), spread)])
+def test_classes_that_come_together_and_part(made: Make, between: Curve, holds: bool) -> None:
+    judgement = TRAJECTORY.judge([write_features(made(), between)])
     assert judgement.holds is holds
 
 
 def test_one_run_without_the_way_is_enough_to_fail(made: Make) -> None:
-    way: Curve = lambda steps: np.abs(steps - 300) / 300 + 0.05  # noqa: E731
-    runs = [write_class_means(made(seed=seed), way) for seed in range(2)]
+    def way(steps: Any) -> Any:
+        return 0.9 - np.abs(steps - 300) / 800
+
+    runs = [write_features(made(seed=seed), way) for seed in range(2)]
     assert TRAJECTORY.judge(runs).holds
-    stuck = write_class_means(made(seed=2, end=None), way)
+    stuck = write_features(made(seed=2, end=None), way)
     judgement = TRAJECTORY.judge([*runs, stuck])
     assert not judgement.holds
     assert "2 of 3 runs" in judgement.evidence[0]
     assert TRAJECTORY.judge([stuck]).effect["rise_factor"] is None
 
 
-def test_effect_sizes_are_factors_of_the_spread(made: Make) -> None:
-    run = write_class_means(
-        made(), lambda steps: np.select([steps < 200, steps < 400], [0.8, 0.2], 1.0)
+def test_effect_sizes_are_factors_of_the_distance(made: Make) -> None:
+    run = write_features(
+        made(), lambda steps: np.select([steps < 200, steps < 400], [0.2, 0.8], 0.0)
     )
     effect = TRAJECTORY.judge([run]).effect
+    assert effect["distance_nearest"] == pytest.approx(0.2)
     assert effect["fall_factor"] == pytest.approx(4)
     assert effect["rise_factor"] == pytest.approx(5)
-    assert effect["cosine_nearest"] == pytest.approx(0.9)
 
 
 def test_salient_dimensions_are_shared_by_all_or_by_none() -> None:
-    assert salient_overlap(np.ones((3, 20)) * np.arange(20)) == 1
-    assert salient_overlap(np.eye(4).repeat(10, axis=1)) == 0
+    assert salient_overlap(np.ones((3, 20)) * np.arange(20), [0, 1, 1]) == 1
+    assert salient_overlap(np.eye(4).repeat(10, axis=1), [0, 1, 2, 3]) == 0
+
+
+def test_salient_dimensions_of_samples_of_one_class_are_not_compared() -> None:
+    features = np.array([[1, 0], [1, 0], [0, 1]])
+    assert salient_overlap(features, [0, 0, 1], 1) == 0
+    assert salient_overlap(features, [0, 1, 0], 1) == 0.5
 
 
 def test_a_projection_keeps_the_distances_of_points_in_a_plane() -> None:
@@ -85,7 +93,7 @@ def test_a_projection_keeps_the_distances_of_points_in_a_plane() -> None:
     [
         (lambda steps: np.where(steps < 400, 0.95, 0.5), True),
         (lambda steps: np.full(steps.shape, 0.95), False),  # later, too
-        (lambda steps: np.where(steps < 400, 0.5, 0.1), False),  # along several all the time
+        (lambda steps: np.where(steps < 400, 0.4, 0.1), False),  # along several all the time
         (lambda steps: np.where(steps < 400, 0.5, 0.95), False),  # the opposite
     ],
 )
@@ -118,13 +126,19 @@ def test_an_architecture_that_does_not_collapse_is_enough_to_fail(made: Make) ->
     assert "collapsed in 0 of 1 runs" in judgement.evidence[2]
 
 
+def test_when_an_architecture_is_most_alike_is_told(made: Make) -> None:
+    early = made("LSTM", curves={"feature_cos_between": hump(0.3, at=100)})
+    late = made("RNN", curves={"feature_cos_between": hump(0.3, at=390)})
+    assert "after 97% at RNN, 25% at LSTM." in ARCHITECTURES.judge([early, late]).evidence[-1]
+
+
 # ---- real runs ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "experiment",
     [
-        Trajectory("t", "T", "A claim.", (Setting("a", 20, SMALL, observer="class-means"),)),
+        Trajectory("t", "T", "A claim.", (Setting("a", 20, SMALL, observer="features"),)),
         Directions("d", "D", "A claim.", (Setting("a", 20, SMALL, observer="update-shares"),)),
         Architectures(
             "a",

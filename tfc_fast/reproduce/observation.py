@@ -19,15 +19,17 @@ from torch import nn
 from tfc_fast.files import atomic_write
 from tfc_fast.models import MLP
 from tfc_fast.reproduce.measurement import OBSERVED
+from tfc_fast.similarity import mean_cosine
 from tfc_fast.trainer import TrainConfig, Trainer
 from tfc_fast.trainer.samples import training_samples
 
-__all__ = ["OBSERVERS", "ClassMeans", "UpdateShares", "first_share", "train_observed"]
+__all__ = ["OBSERVERS", "Features", "UpdateShares", "first_share", "train_observed"]
 
 Arrays = dict[str, npt.NDArray[Any]]
 
 _TIMES = 150
 _SAMPLES_PER_CLASS = 50
+_SHOWN_PER_CLASS = 4
 
 
 class Observer(Protocol):
@@ -40,17 +42,19 @@ class Observer(Protocol):
         """Let go of the model."""
 
 
-class ClassMeans:
-    """Mean feature of each class in the layers of an MLP, on the same samples all the time.
+class Features:
+    """Features of the same samples in the layers of an MLP, all the time.
 
-    `arrays`: `steps` int64 `[k]`; `cosine`, `spread` float64 `[k, layers]`: mean cosine of the
-    means of two classes, and their root mean square distance from the mean over classes, by the
-    norm of that; `layer`: number of the middle layer; `means` float32 `[k, classes, width]` in it.
+    `arrays`: `steps` int64 `[k]`; `between`, `within`, `means_cosine` float64 `[k, layers]`: mean
+    cosine of the features of two samples of different classes, of two of the same class, and of
+    the mean features of two classes; `layer`: number of the middle layer, and in it `means`
+    float32 `[k, classes, width]`, `samples` float16 `[k, shown, width]` and their `labels`
+    `[shown]`, class by class.
 
     Args:
         model: An `MLP`.
         config: Settings of the run; its first 50 samples of each class are looked at, at its first
-            step and then about 150 times.
+            step and then about 150 times; 4 of each class are kept.
 
     Raises:
         TypeError: The model is no MLP.
@@ -59,54 +63,61 @@ class ClassMeans:
     def __init__(self, model: nn.Module, config: TrainConfig) -> None:
         if not isinstance(model, MLP):
             raise TypeError(f"model: a {type(model).__name__} given, an MLP is wanted")
-        samples = training_samples(config, None)
-        each = [(samples.labels == c).nonzero().flatten() for c in range(samples.num_classes)]
-        each = [rows[:_SAMPLES_PER_CLASS] for rows in each if len(rows)]
+        data = training_samples(config, None)
+        classes = [(data.labels == c).nonzero().flatten() for c in range(data.num_classes)]
+        each = [rows[:_SAMPLES_PER_CLASS] for rows in classes if len(rows)]
         self._sizes = [len(rows) for rows in each]
-        self._inputs = samples.inputs[torch.cat(each)].to(config.device)
+        self._inputs = data.inputs[torch.cat(each)].to(config.device)
+        self._labels = data.labels[torch.cat(each)].to(config.device)
+        starts = np.cumsum([0, *self._sizes[:-1]])
+        self._shown = [
+            int(start) + number
+            for start, size in zip(starts, self._sizes, strict=True)
+            for number in range(min(size, _SHOWN_PER_CLASS))
+        ]
         self._layer = len(model.hidden) // 2
         self._times = _Times(config)
-        self._seen: list[tuple[int, list[torch.Tensor]]] = []
+        self._steps: list[int] = []
+        self._cosines: list[list[tuple[float, float, float]]] = []
+        self._means: list[torch.Tensor] = []
+        self._samples: list[torch.Tensor] = []
         self._hook = model.register_forward_pre_hook(self._look)
 
     def _look(self, model: nn.Module, _: Any) -> None:
         if not self._times.due():
             return
         assert isinstance(model, MLP)
-        means, features = [], self._inputs
+        features, cosines = self._inputs, []
         with torch.no_grad():
-            for block in model.hidden:
+            for number, block in enumerate(model.hidden):
                 features = block(features)
-                parts = features.split(self._sizes)
-                means.append(torch.stack([part.mean(0) for part in parts]).cpu())
-        self._seen.append((self._times.step, means))
+                means = torch.stack([part.mean(0) for part in features.split(self._sizes)])
+                pairs = mean_cosine(features, self._labels)
+                between_means = mean_cosine(means).all
+                cosines.append((float(pairs.between), float(pairs.within), float(between_means)))
+                if number == self._layer:
+                    self._means.append(means.cpu())
+                    self._samples.append(features[self._shown].half().cpu())
+        self._steps.append(self._times.step)
+        self._cosines.append(cosines)
 
     def arrays(self) -> Arrays:
         """What was seen."""
-        measured = [[_likeness(means) for means in layers] for _, layers in self._seen]
-        likeness = np.array(measured, np.float64).reshape(len(self._seen), -1, 2)
+        cosines = np.array(self._cosines, np.float64)
         return {
-            "steps": np.array([step for step, _ in self._seen], np.int64),
-            "cosine": likeness[..., 0],
-            "spread": likeness[..., 1],
+            "steps": np.array(self._steps, np.int64),
+            "between": cosines[..., 0],
+            "within": cosines[..., 1],
+            "means_cosine": cosines[..., 2],
             "layer": np.array(self._layer),
-            "means": np.stack([layers[self._layer].numpy() for _, layers in self._seen]),
+            "means": torch.stack(self._means).numpy(),
+            "samples": torch.stack(self._samples).numpy(),
+            "labels": self._labels[self._shown].cpu().numpy(),
         }
 
     def close(self) -> None:
         """Let go of the model."""
         self._hook.remove()
-
-
-def _likeness(means: torch.Tensor) -> tuple[float, float]:
-    """Mean cosine and relative spread of the means of classes `[classes, width]`."""
-    means = means.double()
-    units = nn.functional.normalize(means, dim=1)
-    count = len(means)
-    cosine = (units.sum(0).square().sum() - units.square().sum()) / (count * (count - 1))
-    centre = means.mean(0)
-    spread = (means - centre).square().sum(1).mean().sqrt() / centre.norm()
-    return float(cosine), float(spread)
 
 
 class UpdateShares:
@@ -213,7 +224,7 @@ class _Times:
 
 
 OBSERVERS: dict[str, Callable[[nn.Module, TrainConfig], Observer]] = {
-    "class-means": ClassMeans,
+    "features": Features,
     "update-shares": UpdateShares,
 }
 """By the name that a `Setting` gives; made from the model that is trained and the settings."""

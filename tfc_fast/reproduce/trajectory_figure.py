@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import numpy.typing as npt
 from matplotlib import colormaps
@@ -11,129 +13,147 @@ from matplotlib.figure import Figure, SubFigure
 from tfc_fast.report import style
 from tfc_fast.reproduce.measurement import Measurement
 
-__all__ = ["projection", "trajectory_figure"]
+__all__ = ["Moments", "projection", "trajectory_figure"]
 
 _SHOWN = 10
 
 
-def trajectory_figure(run: Measurement, split: int) -> Figure:
-    """Salient dimensions of each class over the steps, spread, projection, all layers.
+class Moments(NamedTuple):
+    """Numbers of observations of a run.
+
+    Attributes:
+        start: The first.
+        nearest: That at which classes are nearest in the first phase.
+        end: First one after the first phase; None if it did not end.
+        apart: That at which they are farthest from each other after it; None likewise.
+    """
+
+    start: int
+    nearest: int
+    end: int | None
+    apart: int | None
+
+
+def trajectory_figure(run: Measurement, at: Moments) -> Figure:
+    """Salient dimensions over the steps, cosines, projection, all layers.
 
     Args:
-        run: A run with the observer `"class-means"`.
-        split: Number of its observations in the first phase, at least 1.
+        run: A run with the observer `"features"`.
+        at: The moments that are shown.
     """
-    figure = style.new_figure(11, 9.6)
-    parts = figure.subfigures(3, 1, squeeze=False, height_ratios=(3.1, 3.4, 3.1))
+    figure = style.new_figure(11, 10)
+    parts = figure.subfigures(3, 1, squeeze=False, height_ratios=(3.6, 3.4, 3))
     top, middle, bottom = parts[:, 0]
-    _draw_salient(top, run, split)
-    spread, plane = middle.subplots(1, 2, width_ratios=(1.25, 1))
-    _draw_spread(spread, run)
-    _draw_projection(plane, run, split)
+    _draw_salient(top, run, at)
+    cosines, plane = middle.subplots(1, 2, width_ratios=(1.2, 1))
+    _draw_cosines(cosines, run)
+    _draw_projection(plane, run, at)
     _draw_layers(bottom, run)
     return figure
 
 
-def projection(means: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
-    """The two principal components of class means at all steps, and how much they explain.
-
-    Args:
-        means: `[k, classes, d]`.
-
-    Returns:
-        Coordinates, float64 `[k, classes, 2]`.
-    """
-    points = means.reshape(-1, means.shape[-1]).astype(np.float64)
-    points = points - points.mean(0)
-    _, _, axes = np.linalg.svd(points, full_matrices=False)
-    coordinates: npt.NDArray[np.float64] = (points @ axes[:2].T).reshape(*means.shape[:2], 2)
+def projection(points: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+    """Coordinates along the first two principal components, `[..., 2]`, of points `[..., d]`."""
+    flat = points.reshape(-1, points.shape[-1]).astype(np.float64)
+    flat = flat - flat.mean(0)
+    _, _, axes = np.linalg.svd(flat, full_matrices=False)
+    coordinates: npt.NDArray[np.float64] = (flat @ axes[:2].T).reshape(*points.shape[:-1], 2)
     return coordinates
 
 
-def _draw_salient(part: SubFigure, run: Measurement, split: int) -> None:
-    """Classes x dimensions at five steps, each class by its own largest mean."""
-    steps, means = run.observed["steps"], run.observed["means"]
-    spread = run.observed["spread"][:, int(run.observed["layer"])]
-    nearest = int(spread[:split].argmin())
-    moments = sorted({0, nearest // 2, nearest, min(split, len(steps) - 1), len(steps) - 1})
-    # The dimensions that are largest by mean rank over classes, where the classes are nearest.
-    ranks = means[nearest].argsort(axis=1).argsort(axis=1).mean(axis=0)
+def _draw_salient(part: SubFigure, run: Measurement, at: Moments) -> None:
+    """Samples x dimensions at up to five steps, each sample by its own largest value."""
+    steps, samples, labels = (run.observed[name] for name in ("steps", "samples", "labels"))
+    words = {at.start: "start", at.nearest: "nearest", at.end: "end of phase", at.apart: "apart"}
+    shown = sorted({0, at.nearest // 2, *(each for each in words if each is not None)})
+    # The dimensions that are largest by their mean rank over samples, where these are nearest.
+    ranks = samples[at.nearest].argsort(axis=1).argsort(axis=1).mean(axis=0)
     dimensions = np.argsort(-ranks, kind="stable")[:_SHOWN]
-    panels = part.subplots(1, len(moments), squeeze=False)[0]
-    for axes, at in zip(panels, moments, strict=True):
-        values = means[at][:, dimensions]
+    panels = part.subplots(1, len(shown), squeeze=False)[0]
+    classes, first = np.unique(labels, return_index=True)
+    edges = np.append(first, len(labels))
+    for axes, moment in zip(panels, shown, strict=True):
+        values = samples[moment][:, dimensions].astype(np.float64)
         values = values / np.maximum(values.max(axis=1, keepdims=True), 1e-30)
-        first = axes is panels[0]
+        word = f" ({words[moment]})" if moment in words else ""
         style.dress(
             axes,
-            title=f"step {steps[at]:,}" + (" (nearest)" if at == nearest else ""),
+            title=f"{steps[moment]:,}{word}",
             x="salient dimension",
-            y="class" if first else "",
+            y="sample, by class" if axes is panels[0] else "",
         )
         axes.grid(visible=False)
         image = axes.imshow(values, cmap="viridis", vmin=0, vmax=1, aspect="auto")
+        for edge in edges[1:-1]:
+            axes.axhline(edge - 0.5, color="white", linewidth=1.2)
         axes.set_xticks(range(len(dimensions)), labels=[str(n + 1) for n in range(len(dimensions))])
-        axes.set_yticks(range(len(values)))
-        axes.tick_params(labelsize=7, labelleft=first)
-    bar = part.colorbar(image, ax=list(panels), pad=0.01, aspect=14)
-    bar.set_label("mean feature / largest\nof the class", fontsize=8.5, color=style.INK)
+        axes.set_yticks((edges[:-1] + edges[1:] - 1) / 2, labels=[str(c) for c in classes])
+        axes.tick_params(labelsize=7.5, length=0, labelleft=axes is panels[0])
+    part.suptitle(
+        "The 10 most salient dimensions of a middle layer, at five steps",
+        fontsize=10.5,
+        color=style.INK,
+        fontweight="bold",
+        x=0.01,
+        ha="left",
+    )
+    bar = part.colorbar(image, ax=list(panels), pad=0.01, aspect=16)
+    bar.set_label("feature / largest of the sample", fontsize=8.5, color=style.INK)
     bar.ax.tick_params(labelsize=8)
 
 
-def _draw_spread(axes: Axes, run: Measurement) -> None:
+def _draw_cosines(axes: Axes, run: Measurement) -> None:
     layer = int(run.observed["layer"])
-    style.dress(
-        axes, title="Spread between class means, middle layer", y="spread / norm of the mean"
-    )
+    style.dress(axes, title="Cosines in the middle layer", y="mean cosine")
     style.step_axis(axes, 1, run.steps)
     style.mark_first_phase(axes, 1, run.steps, run.summary.first_phase_end, label=True)
-    axes.plot(
-        run.observed["steps"], run.observed["spread"][:, layer], color=style.INK, linewidth=1.4
-    )
-    axes.set_yscale("log")
+    for column, label, color, line in (
+        ("between", "samples of different classes", style.INK, "-"),
+        ("within", "samples of the same class", "#3f8f6b", "-"),
+        ("means_cosine", "means of two classes", "#7fa8d1", "--"),
+    ):
+        values = run.observed[column][:, layer]
+        axes.plot(run.observed["steps"], values, line, color=color, linewidth=1.4, label=label)
     low, high = axes.get_ylim()
-    axes.set_ylim(low, high * (high / low) ** 0.12)
+    axes.set_ylim(low, high + 0.14 * (high - low))
+    axes.legend(frameon=False, fontsize=8.5, labelcolor=style.INK, loc="lower left")
 
 
-def _draw_projection(axes: Axes, run: Measurement, split: int) -> None:
+def _draw_projection(axes: Axes, run: Measurement, at: Moments) -> None:
     means = run.observed["means"]
-    # Directions: features grow much over a run, and their lengths would hide all before.
-    units = means / np.maximum(np.linalg.norm(means, axis=-1, keepdims=True), 1e-30)
-    points = projection(units)
+    # Their directions: features grow much after the first phase, which would hide all before.
+    points = projection(means / np.maximum(np.linalg.norm(means, axis=-1, keepdims=True), 1e-30))
     style.dress(
         axes,
-        title="Class means, by norm, in two dimensions (PCA)",
+        title="Class means over the steps (PCA of unit vectors)",
         x="first component",
         y="second component",
     )
-    spread = run.observed["spread"][:, int(run.observed["layer"])]
-    nearest = int(spread[:split].argmin())
-    colors = colormaps["tab10"](np.arange(points.shape[1]) % 10)
-    for number, color in enumerate(colors):
+    for number, color in enumerate(colormaps["tab10"](np.arange(points.shape[1]) % 10)):
         way = points[:, number]
-        axes.plot(*way.T, color=color, linewidth=1.1, alpha=0.85)
-        axes.plot(*way[0], "o", color=color, markersize=5, fillstyle="none")
-        axes.plot(*way[-1], "s", color=color, markersize=5)
+        axes.plot(*way.T, color=color, linewidth=0.9, alpha=0.55)
+        axes.plot(*way[0], "o", color=color, markersize=6, fillstyle="none")
+        axes.plot(*way[at.nearest], "*", color=color, markersize=7)
+        axes.plot(*way[-1], "s", color=color, markersize=9)
         axes.annotate(
-            str(number), way[-1], xytext=(5, 3), textcoords="offset points", fontsize=8, color=color
+            str(number), way[-1], fontsize=7, color="white", ha="center", va="center", zorder=5
         )
-    axes.plot(
-        *points[nearest].mean(axis=0), "*", color=style.INK, markersize=11, markeredgecolor="white"
-    )
-    for marker, label in (("o", "start"), ("*", "nearest"), ("s", "end, with class")):
+    for marker, label in (("o", "start"), ("*", "nearest"), ("s", "end of the run, class")):
         fill = "none" if marker == "o" else "full"
         axes.plot([], [], marker, color=style.MUTED, fillstyle=fill, label=label)
-    axes.legend(frameon=False, fontsize=8, labelcolor=style.INK, loc="best")
+    axes.legend(frameon=False, fontsize=8.5, labelcolor=style.INK, loc="best")
 
 
 def _draw_layers(part: SubFigure, run: Measurement) -> None:
-    steps, cosine = run.observed["steps"], run.observed["cosine"]
+    steps, cosine = run.observed["steps"], run.observed["between"]
     axes = part.subplots()
     style.dress(
-        axes, title="Mean cosine of the means of two classes, every layer", y="layer (input on top)"
+        axes,
+        title="Mean cosine of samples of different classes, every layer",
+        y="layer (input on top)",
     )
     axes.grid(visible=False)
-    edges = np.append(steps, steps[-1] + 1) - 0.5
+    edges = np.append(steps, run.steps)
     rows = np.arange(cosine.shape[1] + 1) + 0.5
     mesh = axes.pcolormesh(edges, rows, cosine.T, cmap="viridis", rasterized=True)
     axes.set_ylim(rows[-1], rows[0])
