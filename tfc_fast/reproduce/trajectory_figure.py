@@ -90,7 +90,7 @@ def _draw_salient(part: SubFigure, run: Measurement, at: Moments) -> None:
         axes.set_yticks((edges[:-1] + edges[1:] - 1) / 2, labels=[str(c) for c in classes])
         axes.tick_params(labelsize=7.5, length=0, labelleft=axes is panels[0])
     part.suptitle(
-        "The 10 most salient dimensions of a middle layer, at five steps",
+        "The 10 most salient dimensions of a middle layer, step by step",
         fontsize=10.5,
         color=style.INK,
         fontweight="bold",
