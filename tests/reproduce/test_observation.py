@@ -119,3 +119,14 @@ def test_what_cannot_be_observed_is_named() -> None:
         Features(nn.Linear(2, 2), config_of())
     with pytest.raises(ValueError, match=r"sgd with momentum 0\.9 .* given, sgd without"):
         UpdateShares(nn.Linear(2, 2), config_of(momentum=0.9))
+
+
+def test_long_runs_are_looked_at_about_150_times() -> None:
+    config = config_of(steps=450)
+    model = MLP(6, training_samples(config, None).num_classes, 4, 8, generator=seeded())
+    observer = Features(model, config)
+    for _ in range(7):
+        model(torch.zeros(2, 6))
+    observer.close()
+    model(torch.zeros(2, 6))
+    assert observer.arrays()["steps"].tolist() == [1, 3, 6]
