@@ -59,7 +59,7 @@ class Directions:
             f"Along the first direction lie {np.median(in_phase):.0%} of an update of a hidden "
             f"layer in the first phase and {_percent(float(np.median(after)))} after it (medians); "
             f"as claimed in {held.sum()} of {len(runs)} runs."
-            + (" The opposite is the case after it." if np.all(after > in_phase) else ""),
+            + (" After it the share is larger in all." if np.all(after > in_phase) else ""),
             "Within the first phase the share goes from {:.0%} in its first quarter to {:.0%} in "
             "its last (medians of the hidden layers).".format(*self._quarters(runs)),
             "Layer by layer, from the input, in and after the first phase: "
