@@ -39,6 +39,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("_version", "environment"),
     },
     "reproduce": {
+        *("models", "similarity"),
         *("environment", "files", "phases", "records", "report", "run_directory", "trainer"),
     },
     "integrations": {"phases", "probe", "records"},

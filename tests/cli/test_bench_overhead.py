@@ -10,9 +10,9 @@ import torch
 from torch.nn import functional as F
 
 from tfc_fast.bench.contenders import CONTENDERS, Naive, Probed
-from tfc_fast.bench.networks import NETWORKS, vgg11
+from tfc_fast.bench.networks import NETWORKS
 from tfc_fast.bench.overhead import DEFAULT_SHAPES, Shape, measure_overhead
-from tfc_fast.models import MLP
+from tfc_fast.models import MLP, vgg11
 
 Tfc = Callable[..., tuple[int, str, str]]
 

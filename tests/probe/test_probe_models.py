@@ -17,6 +17,7 @@ from training import train_steps
 
 from tfc_fast import Probe
 from tfc_fast.bench import networks
+from tfc_fast.models import vgg11
 
 NUM_CLASSES = 10
 
@@ -60,10 +61,10 @@ def vectors(generator: torch.Generator, n: int) -> Tensor:
 
 
 CASES = {
-    "vgg11-flatten": Case(lambda: networks.vgg11(4), networks.images, "relu", "flatten", 8),
-    "vgg11-pool": Case(lambda: networks.vgg11(4), networks.images, "relu", "pool", 8),
+    "vgg11-flatten": Case(lambda: vgg11(4), networks.images, "relu", "flatten", 8),
+    "vgg11-pool": Case(lambda: vgg11(4), networks.images, "relu", "pool", 8),
     "vgg11-batch-norm": Case(
-        lambda: networks.vgg11(4, batch_norm=True), networks.images, "relu", "flatten", 8
+        lambda: vgg11(4, batch_norm=True), networks.images, "relu", "flatten", 8
     ),
     "resnet18-flatten": Case(lambda: networks.resnet18(4), networks.images, "relu", "flatten", 17),
     "resnet18-pool": Case(lambda: networks.resnet18(4), networks.images, "relu", "pool", 17),

@@ -16,6 +16,7 @@ from tfc_fast.reproduce.dose import Dose, Occurrence, concordance
 from tfc_fast.reproduce.output import markdown_table, write_index, write_outcome
 
 from .conftest import Make, hump
+from .observed import write_observed
 
 SETTINGS = (Setting("0", 800, value=0), Setting("1", 800, value=1), Setting("2", 800, value=2))
 COSINE = "feature_cos_between"
@@ -130,7 +131,7 @@ def test_every_experiment_is_written_and_read(made: Make, name: str, tmp_path: P
     assert values == sorted(values)
     curves = {column: hump(0.2) for column in (COSINE, "grad_cos_within", "feature_cos_within")}
     runs = [
-        made(setting.label, seed, end=300 + seed, curves=curves)
+        write_observed(made(setting.label, seed, end=300 + seed, curves=curves), setting.observer)
         for setting in experiment.settings
         for seed in range(2)
     ]

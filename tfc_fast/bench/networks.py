@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from tfc_fast.models import vgg11
 from tfc_fast.probe.reductions import Reduction
 from tfc_fast.probe.sites import Sites
 
@@ -23,26 +24,7 @@ __all__ = [
     "images",
     "resnet18",
     "tokens",
-    "vgg11",
 ]
-
-_VGG_11 = (1, "M", 2, "M", 4, 4, "M", 8, 8, "M", 8, 8, "M")
-
-
-def vgg11(width: int = 64, *, batch_norm: bool = False, num_classes: int = 10) -> nn.Sequential:
-    """VGG-11 with one linear layer; `width`: channels of the first convolution."""
-    layers: list[nn.Module] = []
-    channels = 3
-    for entry in _VGG_11:
-        if isinstance(entry, str):
-            layers.append(nn.MaxPool2d(2))
-            continue
-        layers.append(nn.Conv2d(channels, width * entry, 3, padding=1))
-        channels = width * entry
-        if batch_norm:
-            layers.append(nn.BatchNorm2d(channels))
-        layers.append(nn.ReLU(inplace=True))
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels, num_classes))
 
 
 class BasicBlock(nn.Module):

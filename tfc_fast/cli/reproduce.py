@@ -20,7 +20,7 @@ _OPTIONS = {name: flag(name) for name in ("seeds", "jobs", "dataset", "data_dir"
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("names", metavar="NAME", nargs="+", help="experiments, or all")
+    parser.add_argument("names", metavar="NAME", nargs="+", help="experiments, or all, or list")
     parser.add_argument("--out", default="runs/reproduce", help="folder (default: runs/reproduce)")
     parser.add_argument("--quick", action="store_true", help="fewer settings, 2 seeds: minutes")
     parser.add_argument(
@@ -44,6 +44,10 @@ def _run(arguments: argparse.Namespace) -> int:
     # Here, so that the other commands do not wait for plotting libraries.
     from tfc_fast.reproduce import EXPERIMENTS, reproduce
 
+    if arguments.names == ["list"]:
+        for name, experiment in EXPERIMENTS.items():
+            print(textwrap.fill(f"{name:16}{experiment.claim}", 100, subsequent_indent=" " * 16))
+        return 0
     names = list(EXPERIMENTS) if arguments.names == ["all"] else arguments.names
     given = {name: getattr(arguments, name) for name in ("dataset", "data_dir", "device")}
     with errors_in_options(_OPTIONS):
@@ -79,6 +83,7 @@ COMMAND = Command(
         "there is not trained again, so an interrupted call goes on when it is made again."
     ),
     examples=(
+        "tfc-fast reproduce list",
         "tfc-fast reproduce depth --quick",
         "tfc-fast reproduce all --seeds 5 --out runs/reproduce",
         "tfc-fast reproduce momentum batch-norm --dataset mnist --data-dir ~/data/mnist",

@@ -1,4 +1,4 @@
-"""Data sets by name: `load_dataset` reads, adds label noise and standardises."""
+"""Data sets by name: `load_dataset` reads, chooses classes, adds label noise and standardises."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import torch
 
 from tfc_fast.data.arguments import checked_choice, checked_integer, checked_number
 from tfc_fast.data.cifar import load_cifar10
+from tfc_fast.data.classes import first_classes
 from tfc_fast.data.dataset import Dataset, RawData
 from tfc_fast.data.digits import load_digits
 from tfc_fast.data.gaussian import load_gaussian
@@ -45,11 +46,12 @@ def load_dataset(
     folder: str | os.PathLike[str] | None = None,
     seed: int = 0,
     num_classes: int | None = None,
+    classes: int | None = None,
     label_noise: float = 0.0,
     standardize: str | Standardization = "feature",
     **options: Any,
 ) -> Dataset:
-    """Load a data set by name: read it, add label noise, standardise the inputs.
+    """Load a data set by name: read it, choose classes, add label noise, standardise the inputs.
 
     Args:
         name: "digits" (scikit-learn, no download), "mnist", "fashion-mnist" (IDX files), "cifar10"
@@ -59,6 +61,7 @@ def load_dataset(
         seed: of label noise and of synthetic data; the same seed gives the same bits.
         num_classes: number of clusters of "gaussian"; else only needed where there are more classes
             than the labels show.
+        classes: how many classes to keep, the first ones; None for all.
         label_noise: fraction of samples, from 0 to 1, that get a label drawn uniformly from all
             classes (the true one included).
         standardize: "feature" (each feature to mean 0 and population variance 1; a constant
@@ -87,6 +90,8 @@ def load_dataset(
     # Cheap checks first: a typing error must not cost the reading of a large file.
     seed = checked_integer("seed", seed, minimum=0)
     label_noise = checked_number("label_noise", label_noise, minimum=0, maximum=1)
+    if classes is not None:
+        classes = checked_integer("classes", classes, minimum=2)
     if not isinstance(standardize, Standardization):
         checked_choice("standardize", standardize, METHODS)
     if num_classes is not None:
@@ -104,6 +109,8 @@ def load_dataset(
         raise TypeError(f"the loader of {name!r} must return RawData, got {type(raw).__name__}")
     if num_classes is not None:
         raw = dataclasses.replace(raw, num_classes=num_classes)
+    if classes is not None:
+        raw = first_classes(raw, classes)
     return _finished(raw, name, label_noise, standardize, seed)
 
 

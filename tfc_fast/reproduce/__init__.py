@@ -1,8 +1,9 @@
 """The paper's findings as commands: each trains several seeds and judges one claim by them.
 
-`experiment` says what an experiment is; `dose` and `course` hold them; `sweep` trains the runs,
-side by side and as far as they are not there yet; `measurement` reads one back; `output` writes
-tables, pictures and verdicts. `reproduce` does all of it:
+`experiment` says what an experiment is; `dose`, `course`, `trajectory`, `directions` and
+`architectures` hold them; `sweep` trains the runs, side by side and as far as they are not there
+yet; `observation` looks at features and weight updates meanwhile; `measurement` reads a run back;
+`output` writes tables, pictures and verdicts. `reproduce` does all of it:
 
     reproduce(["depth", "momentum"], "runs/reproduce", seeds=2, quick=True)
 """

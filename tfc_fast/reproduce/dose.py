@@ -295,6 +295,18 @@ DOSES: tuple[Dose | Occurrence, ...] = (
             Setting("0.6", 3500, {"label_noise": 0.6}, 0.6),
         ),
     ),
+    Dose(
+        "classes",
+        "Number of classes",
+        "The more classes, and so the harder the task, the longer the first phase.",
+        "number of classes",
+        True,
+        (
+            Setting("2", 700, {"classes": 2}, 2),
+            Setting("5", 1000, {"classes": 5}, 5),
+            Setting("10", _BASE_STEPS, {}, 10),
+        ),
+    ),
     Occurrence(
         "learning-rates",
         "Learning rates",

@@ -23,6 +23,7 @@ class Setting:
         changes: Settings of `TrainConfig` that differ from its defaults.
         value: Where it stands on the axis of the knob.
         quick: Whether it is part of the quick version.
+        observer: What looks at it while it trains: a name in `observation.OBSERVERS`, or None.
     """
 
     label: str
@@ -30,6 +31,7 @@ class Setting:
     changes: Mapping[str, Any] = field(default_factory=dict)
     value: float = 0.0
     quick: bool = True
+    observer: str | None = None
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,10 @@ from tfc_fast import phases
 from tfc_fast.records import Records
 from tfc_fast.run_directory import RunDirectory
 
-__all__ = ["Measurement", "finite"]
+__all__ = ["OBSERVED", "Measurement", "finite"]
+
+OBSERVED = "observed.npz"
+"""Name of the file, within the folder of a run, with what an observer of its training saw."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,12 @@ class Measurement:
     def records(self) -> Records:
         """The records of the probe."""
         return self.run.read_metrics()
+
+    @functools.cached_property
+    def observed(self) -> dict[str, npt.NDArray[Any]]:
+        """What the observer of its setting saw, see `tfc_fast.reproduce.observation`."""
+        with np.load(self.run.path / OBSERVED) as arrays:
+            return dict(arrays)
 
     @functools.cached_property
     def summary(self) -> phases.PhaseSummary:

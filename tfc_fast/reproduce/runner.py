@@ -11,16 +11,21 @@ from typing import Any
 import torch
 
 from tfc_fast.environment import environment
+from tfc_fast.reproduce.architectures import ARCHITECTURES
 from tfc_fast.reproduce.course import COURSES
+from tfc_fast.reproduce.directions import DIRECTIONS
 from tfc_fast.reproduce.dose import DOSES
 from tfc_fast.reproduce.experiment import Experiment, Judgement, Setting
 from tfc_fast.reproduce.measurement import Measurement
 from tfc_fast.reproduce.output import write_index, write_outcome
 from tfc_fast.reproduce.sweep import Job, train_all
+from tfc_fast.reproduce.trajectory import TRAJECTORY
 
 __all__ = ["EXPERIMENTS", "QUICK_SEEDS", "SEEDS", "Outcome", "reproduce"]
 
-EXPERIMENTS: dict[str, Experiment] = {each.name: each for each in (*DOSES, *COURSES)}
+EXPERIMENTS: dict[str, Experiment] = {
+    each.name: each for each in (*DOSES, *COURSES, TRAJECTORY, DIRECTIONS, ARCHITECTURES)
+}
 """All experiments by name, in the order of the page."""
 
 SEEDS, QUICK_SEEDS = 5, 2
@@ -124,4 +129,4 @@ def reproduce(
 
 
 def _job(setting: Setting, seed: int, settings: Mapping[str, Any]) -> Job:
-    return Job({**settings, **setting.changes, "seed": seed}, setting.steps)
+    return Job({**settings, **setting.changes, "seed": seed}, setting.steps, setting.observer)

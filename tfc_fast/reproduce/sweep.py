@@ -27,6 +27,8 @@ from typing import Any
 import joblib
 from tqdm import tqdm
 
+from tfc_fast.reproduce.measurement import OBSERVED
+from tfc_fast.reproduce.observation import train_observed
 from tfc_fast.run_directory import RunDirectory
 from tfc_fast.trainer import TrainConfig, Trainer
 from tfc_fast.trainer.past import CHANGEABLE
@@ -44,15 +46,18 @@ class Job:
     Args:
         changes: Settings that differ from the defaults of `TrainConfig`; neither `steps` nor `out`.
         steps: Its length.
+        observer: What looks at it while it trains: a name in `observation.OBSERVERS`, or None.
     """
 
     changes: Mapping[str, Any]
     steps: int
+    observer: str | None = None
 
     @property
     def name(self) -> str:
         """Name of the folder: the settings in words, or a part of them and a checksum."""
         words = [f"{key}={value}" for key, value in sorted(self.changes.items())]
+        words += [] if self.observer is None else [self.observer]
         name = ",".join(words).replace("/", "_")
         if len(name) <= 100:
             return name or "defaults"
@@ -71,7 +76,8 @@ def train_all(
     """Train all runs, each in a folder of its own below `folder`.
 
     A run that is there with as many steps or more is left alone; one that was interrupted, or is
-    shorter, goes on from its checkpoint. So an interrupted sweep goes on when it is called again.
+    shorter, goes on from its checkpoint, or starts anew if it has an observer. So an interrupted
+    sweep goes on when it is called again.
 
     Args:
         jobs: The runs; those that are alike are trained once, with the most steps.
@@ -158,6 +164,8 @@ def _steps_done(job: Job, folder: Path) -> int:
             )
     if not run.summary_path.is_file():
         return 0
+    if job.observer is not None and not (run.path / OBSERVED).is_file():
+        return 0
     summary = run.read_json(run.summary_path)
     return int(summary["steps"]) if summary["stopped_by"] is None else 0
 
@@ -165,6 +173,8 @@ def _steps_done(job: Job, folder: Path) -> int:
 def _train(job: Job, folder: str) -> bool:
     """Train one run to its end; False if it was interrupted."""
     config = job.config(Path(folder))
+    if job.observer is not None:
+        return train_observed(config, job.observer)
     run = RunDirectory(config.run_path)
     if run.config_path.is_file():
         trainer = Trainer.resume(run.path, progress=False, steps=job.steps)

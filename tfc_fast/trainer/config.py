@@ -78,6 +78,12 @@ class TrainConfig:
         "number of classes; needed where there are more than the labels show",
         at_least=2,
     )
+    classes: int | None = _setting(
+        None,
+        "data",
+        "train on the first so many classes only: makes the task easier",
+        at_least=2,
+    )
     label_noise: float = _setting(
         0.0,
         "data",
@@ -101,8 +107,24 @@ class TrainConfig:
         at_least=0,
     )
 
-    depth: int = _setting(7, "model", "number of linear layers, the output included", at_least=1)
-    width: int = _setting(256, "model", "units of each hidden layer", at_least=1)
+    model: str = _setting(
+        "mlp",
+        "model",
+        "network: mlp, vgg11 for images (scaled to 32 x 32), rnn or lstm that read them row by row",
+        choices=("mlp", "vgg11", "rnn", "lstm"),
+    )
+    depth: int = _setting(
+        7,
+        "model",
+        "number of layers, the output included; vgg11 has its own number",
+        at_least=1,
+    )
+    width: int = _setting(
+        256,
+        "model",
+        "units of each hidden layer; of vgg11 the channels of the first convolution",
+        at_least=1,
+    )
     batch_norm: bool = _setting(False, "model", "batch normalisation before each ReLU")
     bias: bool = _setting(False, "model", "bias in the linear layers")
     gain: float = _setting(
@@ -259,6 +281,22 @@ class TrainConfig:
                 f"momentum: {self.momentum} given, but adam has none; "
                 'set momentum=0 or optimizer="sgd"'
             )
+        if self.model in ("rnn", "lstm"):
+            if self.depth < 2:
+                raise ValueError(
+                    f"depth: {self.depth} given, at least 2 is wanted for {self.model}: a "
+                    "recurrent layer and the output"
+                )
+            if self.probe and self.sites == "relu":
+                raise ValueError(
+                    f"sites: 'relu' given, but {self.model} has no such modules; watch its layers "
+                    "by sites='recurrent.*'"
+                )
+            if self.batch_norm or self.inplace:
+                raise ValueError(
+                    f"{'batch_norm' if self.batch_norm else 'inplace'}: given, but {self.model} "
+                    "has no ReLU modules; leave it out"
+                )
         if self.tensorboard and not self.probe:
             raise ValueError("tensorboard: given, but probe=False makes no records; set probe=True")
         if self.budget is not None and not self.probe:

@@ -14,7 +14,7 @@ from tfc_fast.trainer.config import TrainConfig
 __all__ = ["Samples", "named_config", "training_samples"]
 
 # Settings of a data set loaded by name; they would do nothing to data that the user gives.
-_OF_LOADING = ("data_dir", "label_noise", "samples", "dim", "separation")
+_OF_LOADING = ("data_dir", "classes", "label_noise", "samples", "dim", "separation")
 
 _OWN = "custom"
 
@@ -30,6 +30,7 @@ class Samples:
         name: Short name.
         description: One line for people.
         given: Whether the user gave the data, so that settings alone cannot load them again.
+        shape: Of one sample before it was flattened, such as `(1, 8, 8)`.
     """
 
     inputs: torch.Tensor
@@ -38,6 +39,7 @@ class Samples:
     name: str
     description: str
     given: bool
+    shape: tuple[int, ...]
 
     def to(self, device: torch.device) -> Samples:
         """Return the samples on a device."""
@@ -129,7 +131,15 @@ def training_samples(
             f"dataset: labels lie from {low} to {high}, 0 to {num_classes - 1} is wanted for "
             f"num_classes={num_classes}"
         )
-    return Samples(inputs.detach(), labels, num_classes, _OWN, "tensors of the user", True)
+    return Samples(
+        inputs.detach(),
+        labels,
+        num_classes,
+        _OWN,
+        "tensors of the user",
+        True,
+        tuple(inputs.shape[1:]),
+    )
 
 
 def _load(config: TrainConfig) -> Dataset:
@@ -144,6 +154,7 @@ def _load(config: TrainConfig) -> Dataset:
         folder=config.data_dir,
         seed=config.seed,
         num_classes=config.num_classes,
+        classes=config.classes,
         label_noise=config.label_noise,
         standardize=config.standardize,
         **options,
@@ -158,4 +169,5 @@ def _of_dataset(dataset: Dataset, *, given: bool) -> Samples:
         dataset.name,
         dataset.description,
         given,
+        dataset.shape,
     )

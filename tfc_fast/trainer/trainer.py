@@ -15,7 +15,6 @@ from torch import nn
 
 from tfc_fast.data import Dataset
 from tfc_fast.environment import checked_device, thread_count
-from tfc_fast.models import MLP
 from tfc_fast.phases import PhaseSummary
 from tfc_fast.records import Sink
 from tfc_fast.run_directory import RunDirectory
@@ -23,6 +22,7 @@ from tfc_fast.trainer.batches import Batches
 from tfc_fast.trainer.config import TrainConfig
 from tfc_fast.trainer.interrupt import StopRequest
 from tfc_fast.trainer.live import LiveView
+from tfc_fast.trainer.network import new_network
 from tfc_fast.trainer.objective import chance_loss
 from tfc_fast.trainer.past import Past, description, past_of
 from tfc_fast.trainer.progress import ProgressBar
@@ -72,7 +72,7 @@ class Trainer:
     Args:
         config: The settings; the defaults of `TrainConfig` if not given.
         model: A model of your own, `[n, ...]` to `[n, num_classes]`; it is moved to the device of
-            the settings and trained in place. Without one, an `MLP` made from the settings.
+            the settings and trained in place. Without one, the network that the settings name.
         dataset: Data of your own: a `Dataset`, or inputs (floating point, `[n, ...]`) and labels
             (int64 `[n]`). Without them, the data set that the settings name.
         sinks: Where records go beside the folder of the run; closed at its end.
@@ -334,22 +334,8 @@ class Trainer:
         if live and ranks.leads:
             self._view = LiveView(run.path.name, self._total, chance_loss=self._chance_loss)
         self._model_given = model is not None
-        self._model = (self._new_mlp() if model is None else model).to(self._device)
-
-    def _new_mlp(self) -> nn.Module:
-        config, inputs = self._config, self._samples.inputs
-        if inputs.dtype != torch.float32:
-            raise TypeError(f"dataset: inputs are {inputs.dtype}, the MLP wants float32; .float()")
-        return MLP(
-            inputs[0].numel(),
-            self._samples.num_classes,
-            config.depth,
-            config.width,
-            bias=config.bias,
-            batch_norm=config.batch_norm,
-            gain=config.gain,
-            inplace=config.inplace,
-            generator=torch.Generator().manual_seed(config.seed),
+        self._model = (new_network(config, self._samples) if model is None else model).to(
+            self._device
         )
 
     @functools.cached_property

@@ -14,7 +14,7 @@ from training import train_steps
 
 from tfc_fast import Probe, tap
 from tfc_fast.bench import networks
-from tfc_fast.models import MLP
+from tfc_fast.models import MLP, vgg11
 from tfc_fast.records import COLUMNS, Records
 
 
@@ -71,7 +71,7 @@ def test_compiled_records_agree_with_eager(backend: str, attach_first: bool, inp
 
 
 MODELS = {
-    "vgg11": (lambda: networks.vgg11(2), networks.images, "relu", "pool"),
+    "vgg11": (lambda: vgg11(2), networks.images, "relu", "pool"),
     "transformer": (lambda: networks.Transformer(layers=2), networks.tokens, nn.GELU, "tokens"),
 }
 
