@@ -41,12 +41,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "reproduce": {
         *("environment", "files", "phases", "records", "report", "run_directory", "trainer"),
     },
+    "trials": {"files", "phases", "reproduce", "run_directory", "trainer"},
     "integrations": {"phases", "probe", "records"},
     "environment": {"_extension", "_version"},
     "bench": {"models", "probe", "environment", "files"},
     "cli": {
         *("bench", "data", "files", "models", "phases", "probe", "records", "report"),
-        "reproduce",
+        *("reproduce", "trials"),
         *("run_directory", "sinks", "trainer", "environment", "_extension", "_version"),
     },
     "__main__": {"cli"},

@@ -8,6 +8,7 @@ numbers are in `tfc_fast.phases.thresholds`.
 
     summary = analyze(loss, probe.history(), chance_loss=math.log(num_classes))
     print(describe(summary), remedies(summary))
+    print(diagnose(summary, probe.history()).sentences)
 
 While the run is going on, `PhaseMonitor` tells its state step by step, and `EventDetector` finds in
 its records what somebody should hear of.
@@ -16,6 +17,8 @@ its records what somebody should hear of.
 from __future__ import annotations
 
 from tfc_fast.phases.curve import first_phase_end, smoothed_loss
+from tfc_fast.phases.diagnosis import Diagnosis, Finding, FindingKind, diagnose
+from tfc_fast.phases.effects import Effect, advice, effects
 from tfc_fast.phases.events import EVENT_KINDS, Event, EventDetector, EventKind
 from tfc_fast.phases.monitor import Change, PhaseMonitor, State
 from tfc_fast.phases.sites import Rise, SitePhase, site_phases
@@ -26,18 +29,25 @@ __all__ = [
     "EVENT_KINDS",
     "REMEDY_NOTE",
     "Change",
+    "Diagnosis",
+    "Effect",
     "Event",
     "EventDetector",
     "EventKind",
+    "Finding",
+    "FindingKind",
     "PhaseMonitor",
     "PhaseSummary",
     "Rise",
     "SitePhase",
     "State",
     "Verdict",
+    "advice",
     "analyze",
     "describe",
     "details",
+    "diagnose",
+    "effects",
     "first_phase_end",
     "headline",
     "remedies",
