@@ -153,6 +153,11 @@ class TestVanishingGradients:
             "vanishing gradients",
         )
 
+    def test_small_gradients_after_the_first_phase_are_none(self) -> None:
+        norm = np.ones((2000, 3))
+        norm[320:, 0] = 1e-4
+        assert diagnosed(loss_curve(2000, 300), records(2000, norm=norm)).kinds == ("none",)
+
     def test_gradients_that_are_all_zero_have_vanished(self) -> None:
         found = records(400)
         found["grad_norm_mean"] = np.where(found["site"] == "a", np.nan, 1.0)

@@ -106,7 +106,7 @@ class TestFinishedRun:
         verdict = text.index("Temporary feature collapse")
         assert verdict < text.index("What it means") < text.index("What to try")
         assert "the mean cosine between classes rose from 0.5" in text
-        assert "Add batch normalization" in text
+        assert "Add batch normalisation" in text
         assert "Note:" not in text
 
     def test_shows_numbers_settings_and_versions(self, run: RunDirectory) -> None:
