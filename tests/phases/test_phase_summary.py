@@ -183,7 +183,7 @@ class TestLossAndRecords:
     def test_losses_are_of_the_steps_of_the_records(self) -> None:
         found = records(800, {"a": 0.3, "b": 0.2}, 350)
         found["step"] = found["step"] + 5001  # the newest of a long run
-        summary = analyze(loss_curve(400, 800), found)
+        summary = analyze(loss_curve(400, 800), found, chance_loss=CHANCE)
         assert summary.verdict == "collapsed"
         assert (summary.first_step, summary.last_step) == (5001, 5800)
         assert summary.first_phase_end == pytest.approx(5001 + 415, abs=10)
@@ -300,7 +300,7 @@ def test_remedies_are_for_those_who_need_them() -> None:
     stuck = remedies(analyze(np.full(400, 2.3), None))
     collapsed = remedies(analyze(loss_curve(600, 1500), records(1500, {"a": 0.3}, 550)))
     assert stuck == collapsed
-    for word in ("batch normalization", "momentum", "initial weights", "layers", "weight decay"):
+    for word in ("batch normalisation", "momentum", "initial weights", "layers", "weight decay"):
         assert any(word in remedy for remedy in stuck), word
     assert remedies(analyze([2.3], None)) == []
     assert remedies(analyze(loss_curve(20, 400), None)) == []

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TextIO
 
 from tfc_fast import __version__
-from tfc_fast.cli import bench, info, report, reproduce, train
+from tfc_fast.cli import advise, bench, info, report, reproduce, train
 from tfc_fast.cli.command import Command, add_command, examples_epilog
 
 __all__ = ["COMMANDS", "main"]
@@ -18,6 +18,7 @@ __all__ = ["COMMANDS", "main"]
 COMMANDS: tuple[Command, ...] = (
     train.COMMAND,
     report.COMMAND,
+    advise.COMMAND,
     reproduce.COMMAND,
     bench.COMMAND,
     info.COMMAND,

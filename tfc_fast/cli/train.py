@@ -121,7 +121,8 @@ def _process_group() -> distributed.ProcessGroup | None:
 def _print_result(result: TrainResult) -> None:
     summary, folder = result.summary, shlex.quote(_shown(result.run_directory.path))
     _print_wrapped(phases.describe(result.phases))
-    remedies = phases.remedies(result.phases)
+    run = result.run_directory
+    remedies = phases.remedies(result.phases, run.read_json(run.config_path)["settings"])
     if remedies and result.phases.verdict == "stuck":
         print("\nWhat to try:")
         for remedy in remedies:

@@ -8,6 +8,7 @@ numbers are in `tfc_fast.phases.thresholds`.
 
     summary = analyze(loss, probe.history(), chance_loss=math.log(num_classes))
     print(describe(summary), remedies(summary))
+    print(diagnose(summary, probe.history()).sentences)
 
 `loss_change_point` and `rise_p_value`, which are part of it, tell how surely the one run shows what
 it shows; `over_seeds` how surely several do.
@@ -20,6 +21,8 @@ from __future__ import annotations
 
 from tfc_fast.phases.change_point import ChangePoint, loss_change_point
 from tfc_fast.phases.curve import first_phase_end, smoothed_loss
+from tfc_fast.phases.diagnosis import Diagnosis, Finding, FindingKind, diagnose
+from tfc_fast.phases.effects import Effect, advice, effects
 from tfc_fast.phases.events import EVENT_KINDS, Event, EventDetector, EventKind
 from tfc_fast.phases.monitor import Change, PhaseMonitor, State
 from tfc_fast.phases.seeds import MedianInterval, SeedSummary, median_interval, over_seeds
@@ -33,9 +36,13 @@ __all__ = [
     "REMEDY_NOTE",
     "Change",
     "ChangePoint",
+    "Diagnosis",
+    "Effect",
     "Event",
     "EventDetector",
     "EventKind",
+    "Finding",
+    "FindingKind",
     "MedianInterval",
     "PhaseMonitor",
     "PhaseSummary",
@@ -44,9 +51,12 @@ __all__ = [
     "SitePhase",
     "State",
     "Verdict",
+    "advice",
     "analyze",
     "describe",
     "details",
+    "diagnose",
+    "effects",
     "first_phase_end",
     "headline",
     "loss_change_point",

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from tfc_fast.phases.monitor import PhaseMonitor
+from tfc_fast.phases.thresholds import DEAD_UNITS, DEAD_WINDOW
 from tfc_fast.records import Records
 
 EventKind = Literal["collapse", "stuck", "recovered", "dead_units", "nonfinite"]
@@ -88,8 +89,8 @@ class EventDetector:
         self,
         monitor: PhaseMonitor | None = None,
         *,
-        dead_units: float = 0.5,
-        window: int = 100,
+        dead_units: float = DEAD_UNITS,
+        window: int = DEAD_WINDOW,
     ) -> None:
         if not 0.0 < dead_units <= 1.0:
             raise ValueError(f"dead_units: {dead_units} given, above 0 and at most 1 is wanted")

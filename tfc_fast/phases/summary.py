@@ -14,7 +14,7 @@ from tfc_fast.phases.change_point import ChangePoint, loss_change_point
 from tfc_fast.phases.curve import first_phase_end, loss_vector, smoothed_loss, step_vector
 from tfc_fast.phases.monitor import PhaseMonitor
 from tfc_fast.phases.replay import replayed
-from tfc_fast.phases.sites import IntArray, SitePhase, record_steps, site_phases
+from tfc_fast.phases.sites import FloatArray, IntArray, SitePhase, record_steps, site_phases
 from tfc_fast.phases.thresholds import DECAY, DROP, MIN_PHASE, MIN_RISE, PATIENCE, WINDOW
 
 Verdict = Literal["collapsed", "stuck", "none", "undecided"]
@@ -42,6 +42,9 @@ class PhaseSummary:
         n_steps: number of losses.
         first_step: step of the first loss; None without losses.
         last_step: step of the last finite loss; None without one.
+        n_missing_steps: steps of the run before the first loss, 0 if the beginning is there.
+        beginning_unknown: such steps are missing, and nothing says that the first phase was not
+            over by then: neither its end nor the collapse can be told.
         n_nonfinite_losses: how many losses were NaN or infinite.
         always_below_chance: `chance_loss` was given and the smoothed loss was below it by `drop`
             all the time: the network could already do the task, and there was no first phase to
@@ -61,9 +64,18 @@ class PhaseSummary:
     n_steps: int
     first_step: int | None
     last_step: int | None
+    n_missing_steps: int
+    beginning_unknown: bool
     n_nonfinite_losses: int
     always_below_chance: bool
     thresholds: dict[str, float | int | None]
+
+    @property
+    def phase_length(self) -> int | None:
+        """Steps from the first one of the run to the end of the first phase; None if not ended."""
+        if self.first_phase_end is None or self.first_step is None:
+            return None
+        return self.first_phase_end - self.first_step + self.n_missing_steps
 
     def to_dict(self) -> dict[str, Any]:
         """This summary as plain values for JSON; NaN and infinities become None."""
@@ -97,6 +109,14 @@ def analyze(
     - `"undecided"`: all else. The first phase did not end in a run that is too short to be stuck or
       that still makes progress; it ended, but the similarity was not measured, as without class
       labels; or there are no finite losses.
+
+    Steps of a run count from 1 (or 0). If the first loss is of a later step, and that step is more
+    than the median distance of two steps, the beginning of the run is missing, as in the history
+    of a probe that has dropped its oldest steps. Nothing can be told then (`"undecided"`, and
+    `beginning_unknown`), unless `chance_loss` is given and the mean of the first `1 / (1 - decay)`
+    losses is not below it by `drop`: the run was still in its first phase. Its length then counts
+    from the first step of the run, and a rise that is not there may have been before
+    (`"undecided"` in place of `"none"`).
 
     The defaults stand in `tfc_fast.phases.thresholds`. They come from multi-layer perceptrons on
     handwritten digits (width 256, initial gain 0.41, plain gradient descent, several seeds; length
@@ -139,7 +159,13 @@ def analyze(
         min_phase=min_phase,
         patience=patience,
     )
-    end = first_phase_end(values, steps=numbers, decay=decay, drop=drop, chance_loss=chance_loss)
+    missing = _missing_steps(numbers)
+    unknown = missing > 0 and not _starts_at_chance(values, chance_loss, decay, drop)
+    end = None
+    if not unknown:
+        end = first_phase_end(
+            values, steps=numbers, decay=decay, drop=drop, chance_loss=chance_loss
+        )
     sites = site_phases(records, end, window=window) if records else []
     collapse = _collapse_site(sites)
     average = smoothed_loss(values, decay)
@@ -150,20 +176,27 @@ def analyze(
         and np.nanmax(average) < chance_loss - drop * abs(chance_loss)
     )
     verdict: Verdict = "undecided"
-    if always_below:
+    if unknown:
+        always_below = False
+    elif always_below:
         verdict = "none"
     elif end is None:
         if finite.any():
             last = int(numbers[finite][-1])
             replayed(monitor, numbers[finite], values[finite], records)
             verdict = "stuck" if monitor.is_stalled_at(last) else "undecided"
-    elif end - int(numbers[0]) < min_phase:
+    elif end - int(numbers[0]) + missing < min_phase:
         verdict = "none"
     elif collapse is not None:
-        verdict = "collapsed" if collapse.feature_between.rise >= min_rise else "none"
+        if collapse.feature_between.rise >= min_rise:
+            verdict = "collapsed"
+        elif not missing:
+            verdict = "none"
     return PhaseSummary(
         first_phase_end=end,
-        change_point=loss_change_point(
+        change_point=None
+        if unknown
+        else loss_change_point(
             values, steps=numbers, decay=decay, drop=drop, chance_loss=chance_loss
         ),
         verdict=verdict,
@@ -175,6 +208,8 @@ def analyze(
         n_steps=values.size,
         first_step=int(numbers[0]) if values.size else None,
         last_step=int(numbers[finite][-1]) if finite.any() else None,
+        n_missing_steps=missing,
+        beginning_unknown=unknown,
         n_nonfinite_losses=int(values.size - finite.sum()),
         always_below_chance=always_below,
         thresholds={
@@ -211,6 +246,25 @@ def _loss_steps(
             "losses and records of one run"
         )
     return numbers
+
+
+def _missing_steps(numbers: IntArray) -> int:
+    """Steps of the run before the first one; 0 if it is as early as its distance to the next."""
+    if not numbers.size:
+        return 0
+    first = int(numbers[0])
+    distance = float(np.median(np.diff(numbers))) if numbers.size > 1 else 1.0
+    return first - 1 if first > max(distance, 1.0) else 0
+
+
+def _starts_at_chance(
+    values: FloatArray, chance_loss: float | None, decay: float, drop: float
+) -> bool:
+    """Whether the first losses are those of a network that has not started to learn."""
+    if chance_loss is None:
+        return False
+    first = values[np.isfinite(values)][: math.ceil(1.0 / (1.0 - decay))]
+    return bool(first.size and first.mean() >= chance_loss - drop * abs(chance_loss))
 
 
 def _collapse_site(sites: list[SitePhase]) -> SitePhase | None:

@@ -30,3 +30,17 @@ PROGRESS = 0.25
 
 WINDOW = 21
 """Records of a site that its running mean covers."""
+
+INITIAL_COSINE = 0.8
+"""Mean cosine between classes from which on features are collapsed at initialisation: the squared
+distance `2 (1 - cos)` of two unit features is then a fifth of that of unrelated ones."""
+
+VANISHING = 0.01
+"""Length of the gradients at the first site, as a part of that at the last one, below which they
+vanish: a step of the weights there is a hundred times smaller."""
+
+DEAD_UNITS = 0.5
+"""Share of dead units of a site that is worth to be told."""
+
+DEAD_WINDOW = 100
+"""Steps that `dead_window_frac` looks back over, unless the probe was told otherwise."""

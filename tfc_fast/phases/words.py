@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
+from tfc_fast.phases.effects import advice
 from tfc_fast.phases.sites import SitePhase
 from tfc_fast.phases.summary import PhaseSummary
 
 REMEDY_NOTE = (
-    'Hypotheses from the paper "Temporary Feature Collapse Phenomenon in Early Learning of MLPs"; '
-    "none is certain to help here. Change one thing at a time and compare."
+    "The effects were measured on one network by tfc-fast reproduce; yours may differ. "
+    "tfc-fast advise RUN --try measures them on your run. Change one thing at a time."
 )
 
 
@@ -47,6 +50,8 @@ def headline(summary: PhaseSummary) -> str:
     """
     if summary.n_nonfinite_losses == summary.n_steps:
         return "Nothing to judge"
+    if summary.beginning_unknown:
+        return "The beginning is missing"
     if summary.always_below_chance:
         return "No first phase"
     if summary.verdict == "stuck":
@@ -78,7 +83,11 @@ def details(summary: PhaseSummary) -> str:
     if summary.n_nonfinite_losses == summary.n_steps:
         return "no finite loss was recorded."
     sentences = [_loss_sentence(summary)]
-    if not summary.always_below_chance and not _is_too_short(summary):
+    if (
+        not summary.beginning_unknown
+        and not summary.always_below_chance
+        and not _is_too_short(summary)
+    ):
         sentences.append(_similarity_sentence(summary))
     if summary.n_nonfinite_losses:
         end = ", the last one among them" if math.isnan(summary.final_loss) else ""
@@ -88,47 +97,40 @@ def details(summary: PhaseSummary) -> str:
     return " ".join(sentences)
 
 
-def remedies(summary: PhaseSummary) -> list[str]:
-    """What to try when the network is stuck or collapsed for a while.
-
-    Hypotheses, as `REMEDY_NOTE` says: the paper names depth, a difficult task, small initial
-    weights, and training without momentum or batch normalization as what makes the collapse likely.
+def remedies(summary: PhaseSummary, settings: Mapping[str, Any] | None = None) -> list[str]:
+    """What to try when the network is stuck or collapsed for a while, by measured effect.
 
     Args:
         summary: from `analyze`.
+        settings: those of the run, see `tfc_fast.phases.effects.advice`.
 
     Returns:
-        One remedy per entry, most promising first; empty for the verdicts `"none"` and
-        `"undecided"`.
+        One remedy per entry with the effect that it rests on, the largest first; empty for the
+        verdicts `"none"` and `"undecided"`.
 
     Example:
         >>> from tfc_fast.phases import analyze
-        >>> remedies(analyze([2.3] * 400, None))[0]
-        'Add batch normalization before each ReLU.'
+        >>> remedies(analyze([2.3] * 400, None))[0].partition(" Measured")[0]
+        'Add batch normalisation before each ReLU.'
     """
-    if summary.verdict in ("none", "undecided"):
-        return []
-    return [
-        "Add batch normalization before each ReLU.",
-        "Draw the initial weights with a larger variance (gain 1 of He initialization).",
-        "Train with momentum (0.9 for instance).",
-        "Use fewer layers.",
-        "Make the task easier at first: clean labels, fewer classes.",
-        "Change the weight decay. The paper counts L2 regularization among the operations that act "
-        "on the collapse; on the digits, with plain gradient descent, more of it made the first "
-        "phase longer, so try less before more.",
-    ]
+    return [] if summary.verdict in ("none", "undecided") else advice(settings)
 
 
 def _loss_sentence(summary: PhaseSummary) -> str:
+    if summary.beginning_unknown:
+        return (
+            f"the first {_count(summary.n_missing_steps)} of the run are not recorded, and nothing "
+            "says whether the first phase was over by then"
+            f"{_final(summary, 'the loss is')}. Keep all steps (history_records=None, or a sink "
+            "that writes them to a file)."
+        )
     if summary.always_below_chance:
         return (
             "the loss was below chance level from the start, like that of a network that was "
             "trained before."
         )
-    end = summary.first_phase_end
-    if end is not None:
-        length = end - (summary.first_step or 0)
+    length = summary.phase_length
+    if length is not None:
         only = "only " if length < float(summary.thresholds["min_phase"] or 0) else ""
         return (
             f"the first phase lasted {only}{_count(length)}, then the loss fell"
@@ -169,9 +171,11 @@ def _similarity_sentence(summary: PhaseSummary) -> str:
         )
     course = site.feature_between
     if course.rise < float(summary.thresholds["min_rise"] or 0.0):
+        missing = summary.n_missing_steps
         return (
             "The features of different classes did not grow more alike meanwhile: the mean cosine "
-            f"between classes rose by at most {max(_largest(summary.sites), 0.0):.3f}."
+            f"between classes rose by at most {max(_largest(summary.sites), 0.0):.3f}"
+            + (f" after step {missing:,}; what was before is not recorded." if missing else ".")
         )
     sentence = (
         "Meanwhile the features of different classes grew more alike, most of all at "

@@ -125,7 +125,7 @@ def _shown(run: ReportedRun) -> dict[str, Any]:
         "headline": phases.headline(summary),
         "details": phases.details(summary),
         "meaning": words.meaning(summary),
-        "remedies": phases.remedies(summary),
+        "remedies": phases.remedies(summary, run.config.get("settings")),
         "notes": words.notes(summary, finished=finished, records=run.records),
         "sites": [] if summary.collapse_site is None else site_rows(summary),
         "collapse_site": summary.collapse_site,

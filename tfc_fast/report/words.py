@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from tfc_fast import phases
 from tfc_fast.phases import PhaseSummary, Verdict
 from tfc_fast.records import Records
 
@@ -38,6 +39,11 @@ def meaning(summary: PhaseSummary) -> str:
         return "A network that can do the task from the start has no first phase to get through."
     if summary.n_nonfinite_losses == summary.n_steps:
         return "The phases of a run are told from its loss, and there is no finite one."
+    if summary.beginning_unknown:
+        return (
+            "Phases are told from the beginning of a run on, and that is not recorded here. The "
+            "figures show what is."
+        )
     if summary.verdict == "undecided" and summary.first_phase_end is not None:
         return (
             "The network learns, but whether its features collapsed meanwhile shows only in their "
@@ -53,7 +59,7 @@ def meaning(summary: PhaseSummary) -> str:
 
 
 def notes(summary: PhaseSummary, *, finished: bool, records: Records) -> list[str]:
-    """What the reader should know about the data of the report.
+    """What was found in the run, and what the reader should know about the data of the report.
 
     Args:
         summary: analysis of the run.
@@ -82,6 +88,8 @@ def notes(summary: PhaseSummary, *, finished: bool, records: Records) -> list[st
             "Similarity within and between classes was not measured, because the probe was given "
             "no class labels. The figures show all pairs of samples together."
         )
+    diagnosis = phases.diagnose(summary, records)
+    found += [finding.sentence for finding in diagnosis.findings if finding.sites]
     columns = {
         "features": ("feature_cos_all", "feature_cos_within", "feature_cos_between"),
         "gradients": ("grad_cos_all", "grad_cos_within", "grad_cos_between"),

@@ -28,23 +28,24 @@ def summarize(
         stopped_by: Signal or event that ended the run early, else None.
 
     Returns:
-        The content of `summary.json`: everything of `phases.PhaseSummary`, and `steps`,
-        `planned_steps`, `accuracy` (smoothed like the loss, at the last step), `chance_loss`,
-        `seconds` (in all steps together), `overhead`, `stopped_by`. None stands for what was not
-        measured or is not finite. And the analysis itself.
+        The content of `summary.json`: everything of `phases.PhaseSummary`, and `diagnosis` (of
+        `phases.Diagnosis`), `steps`, `planned_steps`, `accuracy` (smoothed like the loss, at the
+        last step), `chance_loss`, `seconds` (in all steps together), `overhead`, `stopped_by`. None
+        stands for what was not measured or is not finite. And the analysis itself.
 
     Raises:
         StorageError: A file cannot be read or written.
     """
     log = run.read_train()
-    analysis = phases.analyze(
-        log["loss"], run.read_metrics(), steps=log["step"], chance_loss=chance_loss
-    )
+    records = run.read_metrics()
+    analysis = phases.analyze(log["loss"], records, steps=log["step"], chance_loss=chance_loss)
+    window = run.read_json(run.config_path)["settings"]["window"]
     accuracy = phases.smoothed_loss(log["accuracy"])
     run.write_json(
         run.summary_path,
         {
             **analysis.to_dict(),
+            "diagnosis": phases.diagnose(analysis, records, dead_window=window).to_dict(),
             "steps": len(log["step"]),
             "planned_steps": planned_steps,
             "accuracy": accuracy[-1] if len(accuracy) else None,

@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+import csv
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tfc_fast import reproduce
+from tfc_fast.run_directory import RunDirectory
+from tfc_fast.trainer import TrainConfig, Trainer
+from tfc_fast.trials import CONTROL, Trial, effect_in_words, ranked, remedies_for, try_remedies
+
+# A deep network of small weights that learns nothing in 60 steps, unless it is helped.
+STUCK: dict[str, Any] = {
+    "dataset": "gaussian",
+    "samples": 200,
+    "dim": 16,
+    "num_classes": 4,
+    "separation": 3.0,
+    "depth": 7,
+    "width": 32,
+    "batch_size": 50,
+    "seed": 3,
+    "threads": 1,
+}
+
+
+def trial(
+    remedy: str, lengths: tuple[float, ...], losses: tuple[float, ...] = (2.3,), steps: int = 100
+) -> Trial:
+    return Trial(remedy, {}, lengths, losses, steps)
+
+
+class TestRanking:
+    def test_short_phase_before_long_before_none(self) -> None:
+        trials = [
+            trial("worse loss", (math.inf,), (2.4,)),
+            trial("diverged", (math.inf,), (math.nan,)),
+            trial(CONTROL, (math.inf,)),
+            trial("slow", (90.0,), (2.2,)),
+            trial("fast", (40.0,), (2.25,)),
+            trial("lower loss", (math.inf,), (2.0,)),
+        ]
+        names = [each.remedy for each in ranked(trials)]
+        assert names == ["fast", "slow", "lower loss", CONTROL, "worse loss", "diverged"]
+
+    def test_by_the_median_of_the_seeds(self) -> None:
+        lucky = trial("lucky", (10.0, 90.0, 95.0), (1.0, 1.0, 1.0))
+        steady = trial("steady", (50.0, 60.0, 70.0), (1.0, 1.0, 1.0))
+        assert [each.remedy for each in ranked([lucky, steady])] == ["steady", "lucky"]
+
+    @pytest.mark.parametrize(
+        ("length", "loss", "control_length", "told"),
+        [
+            (40.0, 1.0, 80.0, "0.5 times as long"),
+            (40.0, 1.0, math.inf, "at most 0.4 times as long"),
+            (math.inf, 2.3, 80.0, "longer"),
+            (math.inf, 2.299, math.inf, "not ended; no difference seen in so few steps"),
+            (math.inf, 2.07, math.inf, "not ended; loss 10% lower"),
+            (math.inf, 2.53, math.inf, "not ended; loss 10% higher"),
+            (math.inf, math.nan, math.inf, "not ended; its loss is not finite"),
+        ],
+    )
+    def test_words(self, length: float, loss: float, control_length: float, told: str) -> None:
+        control = trial(CONTROL, (control_length,))
+        assert effect_in_words(trial("x", (length,), (loss,)), control) == told
+        assert effect_in_words(control, control) == "for comparison"
+
+
+class TestRemedies:
+    def test_what_the_run_has_is_left_out(self) -> None:
+        plain = remedies_for(TrainConfig())
+        assert [*plain.values()] == [
+            {},
+            {"gain": 0.7},
+            {"batch_norm": True},
+            {"momentum": 0.9},
+            {"lr": 0.1},
+            {"weight_decay": 0.001},
+        ]
+        rich = TrainConfig(batch_norm=True, momentum=0.95, weight_decay=0.1, lr=0.2)
+        assert [*remedies_for(rich).values()] == [{}, {"lr": 0.4}, {"weight_decay": 0.0}]
+        assert {"gain": 1.0} in remedies_for(TrainConfig(gain=0.8)).values()
+        assert {"batch_norm": True} not in remedies_for(TrainConfig(batch_size=1)).values()
+
+    @pytest.mark.parametrize("settings", [{}, {"optimizer": "adam"}, {"batch_size": 1}])
+    def test_all_can_be_trained(self, settings: dict[str, Any]) -> None:
+        for changes in remedies_for(TrainConfig(**settings)).values():
+            TrainConfig(**{**settings, **changes})
+
+
+@pytest.fixture
+def stuck(tmp_path: Path) -> RunDirectory:
+    state = torch.get_rng_state()
+    config = TrainConfig(**STUCK, steps=60, out=str(tmp_path / "run"))
+    run = Trainer(config, progress=False).fit().run_directory
+    torch.set_rng_state(state)
+    return run
+
+
+def test_helps_are_ranked_above_doing_nothing_and_kept(
+    stuck: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trials = try_remedies(stuck.path, steps=60, seeds=1, workers=1, progress=False)
+    order = [each.remedy for each in trials]
+    for helps in ("batch normalisation", "initial weights 0.7 instead of 0.41"):
+        assert order.index(helps) < order.index(CONTROL)
+    folder = stuck.path / "advice"
+    stored = json.loads((folder / "trials.json").read_text())["trials"]
+    assert [each["remedy"] for each in stored] == order
+    with (folder / "trials.csv").open(newline="") as file:
+        assert [row["remedy"] for row in csv.DictReader(file)] == order
+    assert (folder / "trials.md").read_text().count("\n") == len(order) + 2
+    runs = [RunDirectory(path) for path in (folder / "runs").iterdir()]
+    settings = [run.read_json(run.config_path)["settings"] for run in runs]
+    assert len(settings) == len(order)
+    for name, value in {**STUCK, "seed": 3}.items():
+        assert all(each[name] == value for each in settings), name
+
+    # What is there is not trained again, and the control is the run itself.
+    def fail(*_: object) -> None:
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(Trainer, "fit", fail)
+    again = try_remedies(stuck.path, steps=60, seeds=1, workers=1, progress=False)
+    assert [each.to_dict() for each in again] == [each.to_dict() for each in trials]
+    control = next(
+        run for run, each in zip(runs, settings, strict=True) if _same_learning(each, stuck)
+    )
+    assert control.read_train()["loss"].tolist() == stuck.read_train()["loss"].tolist()
+
+
+def _same_learning(settings: dict[str, Any], run: RunDirectory) -> bool:
+    own = run.read_json(run.config_path)["settings"]
+    names = ("gain", "batch_norm", "momentum", "lr", "weight_decay")
+    return all(settings[name] == own[name] for name in names)
+
+
+class TestErrors:
+    def test_numbers(self, tmp_path: Path) -> None:
+        for name in ("steps", "seeds"):
+            with pytest.raises(ValueError, match=f"^{name}: 0 given, at least 1 is wanted"):
+                try_remedies(tmp_path, **{name: 0})
+
+    def test_no_run(self, tmp_path: Path) -> None:
+        with pytest.raises(FileNotFoundError, match="is not a run directory"):
+            try_remedies(tmp_path)
+
+    @pytest.mark.parametrize("what", ["model", "dataset"])
+    def test_what_settings_cannot_make_again(self, tmp_path: Path, what: str) -> None:
+        run = RunDirectory(tmp_path)
+        run.write_json(
+            run.config_path, {"settings": TrainConfig().to_dict(), what: {"given": True}}
+        )
+        with pytest.raises(ValueError, match=f"with a {what} of your own"):
+            try_remedies(tmp_path)
+        assert not (tmp_path / "advice").exists()
+
+    def test_data_that_are_gone(self, tmp_path: Path) -> None:
+        run = RunDirectory(tmp_path)
+        config = TrainConfig(dataset="mnist", data_dir=str(tmp_path / "gone"))
+        run.write_json(run.config_path, {"settings": config.to_dict()})
+        with pytest.raises(FileNotFoundError, match=r"data_dir: .*gone of the run is gone"):
+            try_remedies(tmp_path)
+        assert not (tmp_path / "advice").exists()
+
+
+def test_measured_effects_are_those_of_the_tables(tmp_path: Path) -> None:
+    from tfc_fast.reproduce import effects
+
+    for name in effects.REMEDIES:
+        (tmp_path / name).mkdir()
+        lines = ["setting,seed,first_phase_end"]
+        for setting in reproduce.EXPERIMENTS[name].settings:
+            ends = ("101", "301", "201") if not setting.changes else ("51", "", "151")
+            lines += [f"{setting.label},{seed},{end}" for seed, end in enumerate(ends)]
+        (tmp_path / name / "table.csv").write_text("\n".join(lines) + "\n")
+        (tmp_path / name / "verdict.json").write_text('{"command": "tfc-fast reproduce x"}')
+    found = effects.measured_effects(tmp_path)
+    assert (found["seeds"], found["command"]) == (3, "tfc-fast reproduce x")
+    batch_norm = next(each for each in found["effects"] if each["setting"] == "batch_norm")
+    assert (batch_norm["steps"], batch_norm["baseline_steps"]) == (150, 200)
+    assert (batch_norm["ratio"], batch_norm["each"]) == (0.75, [50, None, 150])
+    (tmp_path / "l2" / "table.csv").unlink()
+    with pytest.raises(FileNotFoundError, match="run tfc-fast reproduce initialization"):
+        effects.measured_effects(tmp_path)

@@ -1,0 +1,108 @@
+"""What each remedy did to the length of the first phase, as a file: measured, not believed.
+
+    python -m tfc_fast.reproduce.effects runs/reproduce
+
+reads the tables that `tfc-fast reproduce` has left there, and writes the file that
+`tfc_fast.phases.effects` quotes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import math
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tfc_fast.files import atomic_write
+from tfc_fast.phases.effects import EFFECTS_PATH
+from tfc_fast.reproduce.measurement import finite
+from tfc_fast.reproduce.runner import EXPERIMENTS
+from tfc_fast.trainer import TrainConfig
+
+__all__ = ["REMEDIES", "measured_effects"]
+
+REMEDIES = ("initialization", "momentum", "batch-norm", "l2", "learning-rates", "depth")
+"""Experiments that turn one knob which a user can turn, too."""
+
+
+def measured_effects(out: Path) -> dict[str, Any]:
+    """Length of the first phase with each setting and with the defaults, from tables on disk.
+
+    The length is the end of the first phase minus the first step; a run whose phase did not end
+    counts as infinitely long (null). `ratio` is median by median: below 1, the setting shortens the
+    first phase.
+
+    Args:
+        out: Folder that `reproduce` was given; it holds the tables of all of `REMEDIES`.
+
+    Returns:
+        The content of `effects.json`.
+
+    Raises:
+        FileNotFoundError: An experiment is missing.
+    """
+    defaults = TrainConfig()
+    effects, commands, seeds = [], set(), set()
+    for name in REMEDIES:
+        table, verdict = out / name / "table.csv", out / name / "verdict.json"
+        if not (table.is_file() and verdict.is_file()):
+            raise FileNotFoundError(
+                f"{table} is missing: run tfc-fast reproduce {' '.join(REMEDIES)} --out {out}"
+            )
+        commands.add(json.loads(verdict.read_text())["command"])
+        lengths: dict[str, list[float]] = {}
+        with table.open(newline="") as file:
+            for row in csv.DictReader(file):
+                end = row["first_phase_end"]
+                lengths.setdefault(row["setting"], []).append(int(end) - 1 if end else math.inf)
+                seeds.add(int(row["seed"]))
+        settings = EXPERIMENTS[name].settings
+        baseline = next(lengths[each.label] for each in settings if not each.changes)
+        for each in settings:
+            # A quick run leaves some settings out.
+            if not each.changes or each.label not in lengths:
+                continue
+            ((setting, value),) = each.changes.items()
+            here, there = statistics.median(lengths[each.label]), statistics.median(baseline)
+            effects.append(
+                {
+                    "experiment": name,
+                    "setting": setting,
+                    "value": value,
+                    "baseline_value": getattr(defaults, setting),
+                    "steps": finite(here),
+                    "baseline_steps": finite(there),
+                    "ratio": finite(here / there),
+                    "each": [finite(length) for length in lengths[each.label]],
+                    "baseline_each": [finite(length) for length in baseline],
+                }
+            )
+    return {
+        "command": "; ".join(sorted(commands)),
+        "dataset": defaults.dataset,
+        "network": f"{defaults.depth} linear layers of {defaults.width} units without bias, initial"
+        f" weights {defaults.gain} of He's standard deviation",
+        "training": f"{defaults.optimizer}, learning rate {defaults.lr}, batches of "
+        f"{defaults.batch_size}",
+        "seeds": len(seeds),
+        "effects": effects,
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write the file."""
+    parser = argparse.ArgumentParser(prog="python -m tfc_fast.reproduce.effects")
+    parser.add_argument("out", metavar="OUT", type=Path, help="folder that reproduce was given")
+    parser.add_argument("--file", type=Path, default=EFFECTS_PATH, help="default: %(default)s")
+    parsed = parser.parse_args(arguments)
+    text = json.dumps(measured_effects(parsed.out), indent=1, allow_nan=False) + "\n"
+    atomic_write(parsed.file.absolute(), lambda file: file.write(text.encode()))
+    print(parsed.file)
+
+
+if __name__ == "__main__":
+    main()
