@@ -73,11 +73,33 @@ class Comparison:
             self.experiment,
             self.setting,
             reference,
-            f"{self.median:.0f}",
-            f"{min(self.lengths):.0f}-{max(self.lengths):.0f}",
+            _steps(self.median),
+            f"{min(self.lengths):.0f}-{_steps(max(self.lengths))}",
             f"{self.deviation:+.0%}" if self.deviation else "inside",
             "yes" if self.agrees else "NO",
         ]
+
+
+SIDE_BY_SIDE = """\
+Runs are trained side by side by joblib, one thread each, as many as there are processors. Whoever
+has a cluster of Dask (or another back end of joblib) chooses it, and the tables are the same:
+
+```python
+import joblib
+from dask.distributed import Client
+from tfc_fast.reproduce import EXPERIMENTS, reproduce
+
+client = Client(n_workers=2, threads_per_worker=1)  # or the address of a scheduler
+with joblib.parallel_config("dask"):
+    reproduce(list(EXPERIMENTS), "runs/reproduce")  # a folder that all workers see
+```
+
+What is there is not trained again, so an interrupted call goes on when it is made again; a worker
+that dies costs its runs a retry, from their checkpoints.""".splitlines()
+
+
+def _steps(length: float) -> str:
+    return f"{length:.0f}" if math.isfinite(length) else "not ended"
 
 
 HEAD = ("experiment", "setting", "reference", "median", "range", "outside by", "within 20 %")
@@ -138,7 +160,7 @@ def section(out: Path, name: str, verdict: Mapping[str, Any]) -> list[str]:
     lines += [f"- {sentence}" for sentence in verdict["evidence"]]
     lines += ["", f"*Rule.* {verdict['rule']}", ""]
     lines += [
-        f"`tfc-fast reproduce {name}`: seeds {', '.join(map(str, verdict['seeds']))}; "
+        f"`{verdict['command']}`: seeds {', '.join(map(str, verdict['seeds']))}; "
         f"{len(verdict['runs'])} runs, {seconds:.0f} s of training on one core; "
         f"{verdict['device_name']}, torch {verdict['torch']}. "
         f"[Data](../benchmarks/results/reproduction/{name}.csv)"
@@ -153,6 +175,8 @@ def write_page(out: Path, comparisons: Sequence[Comparison]) -> None:
         for name in EXPERIMENTS
         if (out / name / "verdict.json").is_file()
     }
+    for name, verdict in there.items():
+        verdict["command"] = f"tfc-fast reproduce {name}"  # not the folder on this machine
     for folder in (IMAGES, RESULTS):
         folder.mkdir(parents=True, exist_ok=True)
     for name in there:
@@ -185,6 +209,7 @@ def write_page(out: Path, comparisons: Sequence[Comparison]) -> None:
         f"| {'yes' if verdict['holds'] else '**no**'} |"
         for name, verdict in there.items()
     ]
+    lines += ["", *SIDE_BY_SIDE]
     wrong = out_of_order(comparisons)
     outside = [one for one in comparisons if not one.agrees]
     lines += [

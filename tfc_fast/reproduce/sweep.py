@@ -2,7 +2,9 @@
 
 joblib runs them, and whoever wants Dask or Ray chooses that back end. With Dask:
 
+    import joblib
     from dask.distributed import Client
+    from tfc_fast.reproduce import reproduce
 
     client = Client(n_workers=2, threads_per_worker=1)  # or the address of a cluster
     with joblib.parallel_config("dask"):
@@ -36,7 +38,7 @@ from tfc_fast.trainer.past import CHANGEABLE
 __all__ = ["Job", "train_all"]
 
 _ATTEMPTS = 3
-"""How often runs are begun, or gone on with, where workers die."""
+"""How often workers may die before a run has finished."""
 
 
 @dataclass(frozen=True)
@@ -99,8 +101,9 @@ def train_all(
         if job.name not in longest or longest[job.name].steps < job.steps:
             longest[job.name] = job
     bar = tqdm(total=len(longest), desc="runs", unit="run", disable=None if progress else True)
+    deaths = 0
     with bar:
-        for attempt in range(1, _ATTEMPTS + 1):
+        while True:
             missing = [job for job in longest.values() if _steps_done(job, folder) < job.steps]
             # The longest first: none of them shall be alone at the end.
             missing.sort(key=lambda job: -job.steps * int(job.changes.get("depth", 7)))
@@ -108,16 +111,18 @@ def train_all(
             bar.refresh()
             try:
                 for _ in _finished(missing, folder, workers):
+                    deaths = 0
                     bar.update()
                 break
             except Exception as error:
                 if not _is_lost_worker(error):
                     raise
-                if attempt == _ATTEMPTS:
+                deaths += 1
+                if deaths == _ATTEMPTS:
                     raise RuntimeError(
-                        f"workers died {_ATTEMPTS} times; what has been trained is kept, so the "
-                        "same call goes on. Is there memory for as many runs at a time? Fewer are "
-                        f"trained with workers= ({error})"
+                        f"workers died {deaths} times, and no run was finished between; what has "
+                        "been trained is kept, so the same call goes on. Is there memory for as "
+                        f"many runs at a time? Fewer are trained with workers= ({error})"
                     ) from error
                 warnings.warn(
                     f"a worker died ({type(error).__name__}); its runs go on from their "
