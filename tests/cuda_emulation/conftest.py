@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from cuda_emulation import emulation
 
-# A plugin, which pytest would import to look for doctests.
-collect_ignore = ["use_emulated_extension.py"]
+# A plugin and a program, which pytest would import to look for doctests.
+collect_ignore = ["use_emulated_extension.py", "emulated_worker.py"]
 
 
 @pytest.fixture(scope="session")

@@ -88,11 +88,16 @@ def test_a_width_that_changes_leaves_the_batch_out(group: Any) -> None:
     assert probe.history()["step"].tolist() == [1, 3]
 
 
-def test_a_graph_is_refused(group: Any) -> None:
+@pytest.mark.parametrize("recorded", [True, False])
+def test_a_graph_is_refused(group: Any, recorded: bool) -> None:
     capture = ctypes.CDLL(_C.__file__).emulation_capture
     capture.argtypes = [ctypes.c_uint64]
     net = model()
-    with Probe(net, num_classes=2, process_group=group) as probe:
+    with Probe(net, num_classes=2, every=2, process_group=group) as probe:
+        if not recorded:
+            probe.batch(labels=labels())
+            backward(net)
+            probe.step()
         capture(7)
         try:
             probe.batch(labels=labels())
@@ -141,3 +146,36 @@ def test_a_probe_goes_on_from_a_state(group: Any) -> None:
         second.step()
     assert second.history()["step"].tolist() == [2, 2]
     assert second.history()["dead_frac"].tolist() == probe.history()["dead_frac"].tolist()
+
+
+class Narrow(nn.Module):
+    """Its second layer is reached only if that is wanted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.ReLU(), nn.ReLU()
+        self.whole = False
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out = self.first(x)
+        return self.second(torch.cat([out] * 500, 1)) if self.whole else out
+
+
+def test_a_probe_that_has_run_goes_on_from_a_state_with_fewer_units(group: Any) -> None:
+    net = Narrow()
+    x = torch.randn(6, 3, requires_grad=True)
+    with Probe(net, process_group=group) as probe:
+        net(x).sum().backward()
+        probe.step()
+        state = probe.state_dict()
+        net.whole = True
+        net(x).sum().backward()
+        probe.step()
+        expected = probe.history()
+        probe.load_state_dict(state)
+        net(x).sum().backward()
+        probe.step()
+    history = probe.history()
+    assert history["step"].tolist() == [2, 2]
+    for name in COLUMNS[2:]:
+        np.testing.assert_array_equal(history[name], expected[name][1:], err_msg=name)

@@ -70,8 +70,10 @@ def test_a_glob_for_everything_leaves_the_model_itself_out() -> None:
 
 
 @pytest.mark.parametrize("split", ["train", "eval"])
-@pytest.mark.parametrize("loss", ["2.3", [2.3], object()])
-def test_a_loss_that_is_no_number_costs_nothing(loss: object, split: Any) -> None:
+@pytest.mark.parametrize(
+    ("loss", "number"), [("2.3", np.float32(2.5)), ([2.3], np.array([2.5])), (object(), 2.5)]
+)
+def test_a_loss_that_is_no_number_costs_nothing(loss: object, number: object, split: Any) -> None:
     net = model()
     with Probe(net) as probe:
         if split == "train":
@@ -82,7 +84,9 @@ def test_a_loss_that_is_no_number_costs_nothing(loss: object, split: Any) -> Non
                 net(torch.ones(6, 3))
         with pytest.raises(TypeError, match=r"^loss: wanted a tensor of one element, a number or"):
             probe.step(loss=loss, split=split)  # type: ignore[arg-type]
-        probe.step(loss=np.float32(2.5), split=split)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match=r"^loss: wanted one number, got shape \[2\]"):
+            probe.step(loss=np.ones(2), split=split)  # type: ignore[arg-type]
+        probe.step(loss=number, split=split)  # type: ignore[arg-type]
     assert probe.history(split=split)["loss"].tolist() == [2.5, 2.5]
 
 

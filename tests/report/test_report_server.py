@@ -142,12 +142,20 @@ def test_ports(run: RunDirectory) -> None:
 
 def test_ctrl_c_stops_it(run: RunDirectory) -> None:
     environment: dict[str, Any] = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "tfc_fast", "report", str(run.path), "--serve"]
+    # Where tests are started in the background of a shell, Ctrl-C is ignored in all processes.
+    code = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from tfc_fast.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", code, "report", str(run.path), "--serve"]
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
         assert "http://127.0.0.1:" in process.stdout.readline()
         process.send_signal(signal.SIGINT)
-        output, errors = process.communicate(timeout=60)
+        try:
+            output, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert (process.returncode, output, errors) == (0, "stopped\n", "")

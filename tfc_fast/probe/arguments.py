@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import SupportsFloat
 
 import numpy as np
 import torch
@@ -54,13 +55,19 @@ def tensor_of(name: str, value: Tensor | np.ndarray | None) -> Tensor | None:
     return torch.as_tensor(value)
 
 
-def check_loss(loss: object) -> None:
-    """Throw unless it is something that can be stored as one number."""
-    if loss is None or isinstance(loss, Tensor | float) or hasattr(type(loss), "__float__"):
-        return
-    raise TypeError(
-        f"loss: wanted a tensor of one element, a number or None, got {type(loss).__name__}"
-    )
+def checked_loss(loss: object) -> Tensor | float | None:
+    """The loss of a step as something that can be stored as one number."""
+    if loss is None or isinstance(loss, Tensor | float):
+        return loss
+    if isinstance(loss, np.ndarray) and loss.size != 1:
+        raise ValueError(f"loss: wanted one number, got shape {list(loss.shape)}; give its mean")
+    if isinstance(loss, np.ndarray):
+        return float(loss.item())
+    if not isinstance(loss, SupportsFloat):
+        raise TypeError(
+            f"loss: wanted a tensor of one element, a number or None, got {type(loss).__name__}"
+        )
+    return float(loss)
 
 
 def at_least_one(name: str, value: object) -> int:

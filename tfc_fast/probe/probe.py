@@ -16,9 +16,9 @@ from tfc_fast.phases import Event, EventDetector, EventKind
 from tfc_fast.phases.events import checked_kinds
 from tfc_fast.probe.arguments import (
     at_least_one,
-    check_loss,
     check_model,
     check_sinks,
+    checked_loss,
     device_of,
     tensor_of,
 )
@@ -376,7 +376,7 @@ class Probe:
         """
         if not self._attached:
             raise self._not_attached("step")
-        check_loss(loss)
+        loss = checked_loss(loss)
         if is_evaluation(split):
             self._evaluation.end(loss)
             return

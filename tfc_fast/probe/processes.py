@@ -101,9 +101,10 @@ class Processes:
             total = recorder.own_sums(batches)
             if loss is not None:
                 total[-2], total[-1] = loss, 1
-            total = self._reduce(self._group, total, distributed.ReduceOp.SUM, step)
-        except RuntimeError:
+            total = self._reduce(total, distributed.ReduceOp.SUM, step)
+        except BaseException:
             recorder.discard_step()
+            self.forget(recorder)
             raise
         recorder.take_sums(total, batches, self.count)
         return total[-2] / total[-1]
@@ -113,7 +114,7 @@ class Processes:
         own = torch.tensor(
             [batches, step, units, fingerprint, -step, -units, -fingerprint], device="cpu"
         )
-        most = self._reduce(self._host_group, own, distributed.ReduceOp.MAX, step)
+        most = self._reduce(own, distributed.ReduceOp.MAX, step)
         largest, smallest = most[1:4].tolist(), (-most[4:]).tolist()
         if largest[0] != smallest[0]:
             raise RuntimeError(
@@ -130,7 +131,7 @@ class Processes:
         return int(most[0])
 
     def forget(self, recorder: _C.Recorder) -> None:
-        """The recorder has been restored: its sites may lie elsewhere."""
+        """Where the recorder's sites lie is no longer known."""
         self._fingerprints.pop(recorder, None)
 
     def _fingerprint(self, recorder: _C.Recorder, names: list[str], units: int) -> int:
@@ -143,17 +144,13 @@ class Processes:
             self._fingerprints[recorder] = known
         return known[2]
 
-    def _reduce(
-        self,
-        group: distributed.ProcessGroup,
-        numbers: Tensor,
-        how: distributed.ReduceOp.RedOpType,
-        step: int,
-    ) -> Tensor:
+    def _reduce(self, numbers: Tensor, how: distributed.ReduceOp.RedOpType, step: int) -> Tensor:
         """`numbers` of all processes put together, on the device of `numbers`."""
         device = numbers.device
-        if device.type not in (*self._devices, "cpu"):
-            numbers = numbers.to(self._devices[0])
+        on_device = device.type != "cpu" and device.type in self._devices
+        group = self._group if on_device else self._host_group
+        if not on_device:
+            numbers = numbers.to("cpu")
         options = distributed.AllreduceOptions()
         options.reduceOp = distributed.ReduceOp(how)
         if self._timeout is not None:

@@ -161,7 +161,7 @@ __global__ void __launch_bounds__(kThreads) combine_kernel(const SharedStep a) {
   const auto width = static_cast<int64_t>(load(&place->width));
   const auto begin = static_cast<int64_t>(load(&place->units_begin));
   if (threadIdx.x == 0) shared->own = {};
-  if (begin >= 0 && begin + width <= a.units_capacity) {
+  if (begin >= 0 && begin + width <= a.units_capacity && a.planes.sites + begin + width <= a.planes.pitch) {
     const auto step = static_cast<int32_t>(load(&reinterpret_cast<const StepHeader*>(a.sites)->step));
     const int64_t plane = a.planes.classes * a.planes.pitch;
     for (int64_t m = 0; m < a.batches; ++m) {

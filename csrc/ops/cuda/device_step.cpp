@@ -159,11 +159,15 @@ int64_t DeviceStep::units_placed() const {
   return units_placed_;
 }
 
-void DeviceStep::set_place(int64_t site, int64_t begin, int64_t width) {
+void DeviceStep::set_places(const at::Tensor& placement) {
   const std::lock_guard lock(mutex_);
-  widths_[site] = width;
-  placed_[site] = begin >= 0;
-  if (begin >= 0) units_placed_ = std::max(units_placed_, begin + width);
+  const int64_t* row = placement.const_data_ptr<int64_t>();
+  units_placed_ = 0;
+  for (size_t site = 0; site < widths_.size(); ++site, row += 2) {
+    widths_[site] = row[1];
+    placed_[site] = row[0] >= 0;
+    if (row[0] >= 0) units_placed_ = std::max(units_placed_, row[0] + row[1]);
+  }
 }
 
 }  // namespace tfc::ops::on_cuda

@@ -44,8 +44,8 @@ class DeviceStep {
   // Units of all sites that were ever seen; of those that have a place.
   int64_t units() const;
   int64_t units_placed() const;
-  // begin: where the units of the site are; -1: nowhere.
-  void set_place(int64_t site, int64_t begin, int64_t width);
+  // Where the units of each site are (-1: nowhere) and how many they are: int64 [sites, 2] on the host.
+  void set_places(const at::Tensor& placement);
 
   // What comes next is launched on the same stream, and in the same graph, if one is being captured now.
   void begin_batches();

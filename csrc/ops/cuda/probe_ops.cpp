@@ -87,8 +87,6 @@ struct SharedSums {
 // Of a recorder that is shared: its sums are of the rows of each class, so here, too, rows must not be walked
 // by labels that are not theirs; the host knows how many there are.
 void check_shared(const DeviceStep::Batch& batch, const Grouping& samples, const Tensor& feature) {
-  TORCH_CHECK(current_capture(current_stream()) == 0,
-              "probe: a step of several processes (process_group) cannot be captured in a graph");
   if (!samples.labelled()) return;
   TORCH_CHECK_VALUE(batch.labels >= 0, fault_text(BatchFault::kLabelsMissing, 0, 0, 0, 0));
   TORCH_CHECK_VALUE(batch.labels == feature.size(0), fault_text(BatchFault::kLabelCount, 0, batch.labels,
@@ -106,6 +104,9 @@ void record(Job job, const Tensor& grad, const Tensor& feature, const Tensor& gr
   std::optional<SharedSums> shared;
   if (to.class_sums.has_value()) {
     const std::optional<DeviceStep::Batch> batch = DeviceStep::batch_of(to.sites);
+    // Of a step that is not recorded, too: a graph may be replayed in one that is.
+    TORCH_CHECK(current_capture(current_stream()) == 0,
+                "probe: a step of several processes (process_group) cannot be captured in a graph");
     TORCH_CHECK(batch.has_value(),
                 "probe: on a GPU a compiled model cannot be recorded for several processes (process_group)");
     if (batch->recorded) {

@@ -267,8 +267,7 @@ void DeviceRecorder::restart(int64_t step, const at::Tensor& placement) {
   closed_ = step;
   enabled_ = step % every() == 0;
   open_step_.begin({enabled_});
-  const int64_t* row = placement.const_data_ptr<int64_t>();
-  for (int64_t i = 0; i < shape().num_sites; ++i) open_step_.set_place(i, row[2 * i], row[2 * i + 1]);
+  open_step_.set_places(placement);
 }
 
 std::unique_ptr<Recorder> make_device_recorder(const RecorderShape& shape, c10::Device device) {
