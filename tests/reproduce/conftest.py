@@ -9,6 +9,7 @@ import pytest
 
 from tfc_fast.records import COLUMNS, COUNT_COLUMNS
 from tfc_fast.reproduce import Measurement
+from tfc_fast.reproduce.measurement import summary_of
 from tfc_fast.run_directory import RunDirectory
 from tfc_fast.sinks import ParquetSink
 
@@ -60,7 +61,7 @@ def made(tmp_path: Path) -> Make:
         sink = ParquetSink(run.metrics_folder)
         sink.write(columns)  # type: ignore[arg-type]
         sink.close()
-        return Measurement(setting, seed, run)
+        return Measurement(setting, seed, run, summary_of(run))
 
     return make
 

@@ -23,7 +23,7 @@ COSINE = "feature_cos_between"
 
 
 def dose(longer: bool) -> Dose:
-    return Dose("knob", "A knob", "It matters.", "the knob", longer, SETTINGS)
+    return Dose("knob", "A knob", "It matters.", SETTINGS, knob="the knob", longer=longer)
 
 
 def runs_of(made: Make, ends: dict[str, list[int | None]]) -> list[Measurement]:
@@ -91,7 +91,7 @@ def test_an_occurrence_holds_if_all_runs_collapse(made: Make) -> None:
 
 
 def course() -> Course:
-    return Course("c", "C", "Up and down.", {COSINE: "cosines"}, {}, (Setting("0", 800),))
+    return Course("c", "C", "Up and down.", (Setting("0", 800),), {COSINE: "cosines"}, {})
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from torch import nn
 
 from tfc_fast.models import MLP
 from tfc_fast.reproduce import Job, train_all
-from tfc_fast.reproduce.measurement import OBSERVED, Measurement
+from tfc_fast.reproduce.measurement import OBSERVED, Measurement, summary_of
 from tfc_fast.reproduce.observation import Features, UpdateShares, first_share
 from tfc_fast.trainer import TrainConfig, Trainer
 from tfc_fast.trainer.samples import training_samples
@@ -29,7 +29,7 @@ def config_of(steps: int = 4, **changes: Any) -> TrainConfig:
 def trained(observer: str, folder: Path, steps: int = 4, **changes: Any) -> Measurement:
     job = Job({**SMALL, **changes}, steps, observer)
     (run,) = train_all([job], folder, workers=1, progress=False)
-    return Measurement("a", 0, run)
+    return Measurement("a", 0, run, summary_of(run))
 
 
 @settings(deadline=None, max_examples=30)
@@ -54,7 +54,7 @@ def test_a_run_with_an_observer_is_the_run_without(tmp_path: Path, observer: str
     alone = Trainer(Job(SMALL, 4).config(tmp_path / "alone"), progress=False).fit()
     assert run.log["loss"].tolist() == alone.run_directory.read_train()["loss"].tolist()
     plain = alone.run_directory.read_metrics()
-    for column, values in run.records.items():
+    for column, values in run.run.read_metrics().items():
         np.testing.assert_array_equal(values, plain[column])
     assert run.observed["steps"].tolist() == [1, 2, 3, 4]
 

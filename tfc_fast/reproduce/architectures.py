@@ -66,9 +66,9 @@ class Architectures(Occurrence):
                 color=style.MUTED if end is None else style.END,
                 bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.5},
             )
-            sites = list(dict.fromkeys(run.records["site"].tolist()))
-            for site, color in zip(sites, style.site_colors(len(sites)), strict=True):
-                steps, values = run.at_site("feature_cos_between", site)
+            courses = run.by_site("feature_cos_between")
+            colors = style.site_colors(len(courses))
+            for (steps, values), color in zip(courses.values(), colors, strict=True):
                 cosine.plot(steps, running_mean(values, WINDOW), color=color, linewidth=1.1)
         for axes in grid[1]:
             axes.set_ylim(-0.05, 1.02)

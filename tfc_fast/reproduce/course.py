@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from tfc_fast.phases.sites import running_mean
 from tfc_fast.phases.thresholds import MIN_RISE, WINDOW
 from tfc_fast.report import style
-from tfc_fast.reproduce.experiment import Judgement, Setting
+from tfc_fast.reproduce.experiment import Experiment, Judgement, Setting
 from tfc_fast.reproduce.measurement import Measurement, finite
 
 __all__ = ["COURSES", "Course", "Rising"]
@@ -41,21 +41,16 @@ class Rising:
 
 
 @dataclass(frozen=True)
-class Course:
+class Course(Experiment):
     """Quantities that rise in the first phase and at no other time.
 
     Attributes:
-        name, title, claim, settings: As in `Experiment`.
         columns: The quantities, column to words.
         beside: Others that are told and shown, and not judged.
     """
 
-    name: str
-    title: str
-    claim: str
     columns: dict[str, str]
     beside: dict[str, str]
-    settings: tuple[Setting, ...]
 
     @property
     def rule(self) -> str:
@@ -95,8 +90,8 @@ class Course:
     def rising(self, run: Measurement, column: str) -> Rising:
         """The course of a quantity at the site where it rose most in the first phase."""
         courses = [
-            self._course(*run.at_site(column, site), run.summary.first_phase_end)
-            for site in dict.fromkeys(run.records["site"].tolist())
+            self._course(steps, values, run.summary.first_phase_end)
+            for steps, values in run.by_site(column).values()
         ]
         return max(
             courses, key=lambda course: -math.inf if math.isnan(course.rise) else course.rise
@@ -121,18 +116,18 @@ class Course:
         rows = -(-len(shown) // 2)
         figure = style.new_figure(11, 0.6 + 2.9 * rows)
         panels: list[Axes] = list(figure.subplots(rows, 2, squeeze=False).ravel())
-        sites = list(dict.fromkeys(run.records["site"].tolist()))
         for number, (column, words) in enumerate(shown.items()):
             axes = panels[number]
             style.dress(axes, title=words.capitalize(), y="mean")
             end = run.summary.first_phase_end
             style.mark_first_phase(axes, 1, run.steps, end, label=number == 0)
-            for site, color in zip(sites, style.site_colors(len(sites)), strict=True):
-                steps, values = run.at_site(column, site)
+            courses = run.by_site(column)
+            colors = style.site_colors(len(courses))
+            for (steps, values), color in zip(courses.values(), colors, strict=True):
                 axes.plot(steps, running_mean(values, WINDOW), color=color, linewidth=1.1)
         for axes in panels[len(shown) :]:
             axes.remove()
-        style.add_site_key(figure, panels[: len(shown)], sites)
+        style.add_site_key(figure, panels[: len(shown)], list(courses))
         return figure
 
 
@@ -144,29 +139,29 @@ COURSES: tuple[Course, ...] = (
         "Similarity of features and gradients",
         "Features of different samples, and gradients with respect to them, grow more and more "
         "alike in the first phase, and only there.",
-        {
+        _DEFAULTS,
+        columns={
             "feature_cos_between": "features between classes",
             "grad_cos_within": "gradients within classes",
         },
-        {
+        beside={
             "feature_cos_within": "features within classes",
             "grad_cos_between": "gradients between classes",
         },
-        _DEFAULTS,
     ),
     Course(
         "gates",
         "Gating patterns",
         "Gating patterns of different samples grow more and more alike in the first phase, as the "
         "features do.",
-        {
+        _DEFAULTS,
+        columns={
             "gate_agreement_between": "agreement of gates between classes",
             "feature_cos_between": "features between classes",
         },
-        {
+        beside={
             "gate_agreement_within": "agreement of gates within classes",
             "feature_cos_within": "features within classes",
         },
-        _DEFAULTS,
     ),
 )

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 
 from tfc_fast.report import style
-from tfc_fast.reproduce.experiment import Judgement, Setting
+from tfc_fast.reproduce.experiment import Experiment, Judgement, Setting
 from tfc_fast.reproduce.measurement import Measurement, finite
 
 __all__ = ["DIRECTIONS", "Directions"]
@@ -23,18 +23,11 @@ FloatArray = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Directions:
+class Directions(Experiment):
     """Weight updates lie along one common direction in the first phase, and less so after it.
 
-    Attributes:
-        name, title, claim, settings: As in `Experiment`; its runs have the observer
-            `"update-shares"`.
+    Its runs have the observer `"update-shares"`.
     """
-
-    name: str
-    title: str
-    claim: str
-    settings: tuple[Setting, ...]
 
     @property
     def rule(self) -> str:

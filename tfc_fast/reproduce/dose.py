@@ -15,7 +15,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from tfc_fast import phases
 from tfc_fast.phases.thresholds import MIN_RISE
 from tfc_fast.report import style
-from tfc_fast.reproduce.experiment import Judgement, Setting
+from tfc_fast.reproduce.experiment import Experiment, Judgement, Setting
 from tfc_fast.reproduce.measurement import Measurement, finite
 
 __all__ = ["DOSES", "Dose", "Occurrence", "concordance"]
@@ -41,21 +41,18 @@ def concordance(lower: Sequence[float], upper: Sequence[float]) -> float:
 
 
 @dataclass(frozen=True)
-class Dose:
+class Dose(Experiment):
     """A knob that lengthens or shortens the first phase.
 
+    The settings stand in the order of ascending value.
+
     Attributes:
-        name, title, claim, settings: As in `Experiment`; the settings by ascending value.
         knob: What the value is, for the axis.
         longer: Whether a higher value is claimed to make the first phase longer; else shorter.
     """
 
-    name: str
-    title: str
-    claim: str
     knob: str
     longer: bool
-    settings: tuple[Setting, ...]
 
     @property
     def rule(self) -> str:
@@ -135,21 +132,16 @@ class Dose:
 
 
 @dataclass(frozen=True)
-class Occurrence:
-    """Settings that all have a first phase in which features collapse.
+class Occurrence(Experiment):
+    """Settings that all have a first phase in which features collapse."""
 
-    Attributes:
-        name, title, claim, settings: As in `Experiment`.
-    """
-
-    name: str
-    title: str
-    claim: str
-    settings: tuple[Setting, ...]
-    rule: str = (
-        "In every run the first phase ended and the mean cosine of features of different classes "
-        f"rose by at least {MIN_RISE} in it (verdict collapsed)."
-    )
+    @property
+    def rule(self) -> str:
+        """When the claim counts as holding."""
+        return (
+            "In every run the first phase ended and the mean cosine of features of different "
+            f"classes rose by at least {MIN_RISE} in it (verdict collapsed)."
+        )
 
     def judge(self, runs: Sequence[Measurement]) -> Judgement:
         """Judge whether it happens everywhere."""
@@ -183,7 +175,7 @@ class Occurrence:
         for group, color in zip(groups, style.site_colors(len(groups)), strict=True):
             for run in group:
                 if run.site is not None:
-                    steps, values = run.at_site("feature_cos_between", run.site.site)
+                    steps, values = run.by_site("feature_cos_between")[run.site.site]
                     cosines.plot(steps, phases.smoothed_loss(values), color=color, linewidth=1)
         return figure
 
@@ -224,8 +216,6 @@ DOSES: tuple[Dose | Occurrence, ...] = (
         "depth",
         "Depth",
         "The more layers, the longer the first phase, until learning sticks (Figure 1a).",
-        "number of linear layers",
-        True,
         (
             Setting("3", 400, {"depth": 3}, 3),
             Setting("5", 700, {"depth": 5}, 5),
@@ -234,78 +224,80 @@ DOSES: tuple[Dose | Occurrence, ...] = (
             Setting("9", 4500, {"depth": 9}, 9, quick=False),
             Setting("11", 6000, {"depth": 11}, 11, quick=False),
         ),
+        knob="number of linear layers",
+        longer=True,
     ),
     Dose(
         "initialization",
         "Variance of the initial weights",
         "The larger the initial weights, the shorter the first phase.",
-        "initial weights, as a multiple of He's standard deviation",
-        False,
         (
             Setting("0.35", 2600, {"gain": 0.35}, 0.35),
             Setting("0.41", _BASE_STEPS, {}, 0.41),
             Setting("0.5", 800, {"gain": 0.5}, 0.5),
             Setting("0.7", 400, {"gain": 0.7}, 0.7),
         ),
+        knob="initial weights, as a multiple of He's standard deviation",
+        longer=False,
     ),
     Dose(
         "momentum",
         "Momentum",
         "Momentum shortens the first phase.",
-        "momentum",
-        False,
         (
             Setting("0", _BASE_STEPS, {}, 0),
             Setting("0.5", 900, {"momentum": 0.5}, 0.5),
             Setting("0.9", 400, {"momentum": 0.9}, 0.9),
         ),
+        knob="momentum",
+        longer=False,
     ),
     Dose(
         "batch-norm",
         "Batch normalisation",
         "Batch normalisation shortens the first phase.",
-        "batch normalisation before each ReLU",
-        False,
         (
             Setting("without", _BASE_STEPS, {}, 0),
             Setting("with", 300, {"batch_norm": True}, 1),
         ),
+        knob="batch normalisation before each ReLU",
+        longer=False,
     ),
     Dose(
         "l2",
         "L2 regularisation",
         "L2 regularisation shortens the first phase.",
-        "weight decay",
-        False,
         (
             Setting("0", _BASE_STEPS, {}, 0),
             Setting("0.001", 2000, {"weight_decay": 0.001}, 0.001, quick=False),
             Setting("0.005", 2800, {"weight_decay": 0.005}, 0.005),
         ),
+        knob="weight decay",
+        longer=False,
     ),
     Dose(
         "difficulty",
         "Difficulty of the task",
         "The harder the task, the longer the first phase.",
-        "share of labels that are drawn at random",
-        True,
         (
             Setting("0", _BASE_STEPS, {}, 0),
             Setting("0.3", 2000, {"label_noise": 0.3}, 0.3),
             Setting("0.6", 3500, {"label_noise": 0.6}, 0.6),
         ),
+        knob="share of labels that are drawn at random",
+        longer=True,
     ),
     Dose(
         "classes",
         "Number of classes",
         "The more classes, and so the harder the task, the longer the first phase.",
-        "number of classes",
-        True,
         (
             Setting("2", 700, {"classes": 2}, 2),
             Setting("5", 1000, {"classes": 5}, 5),
             Setting("10", _BASE_STEPS, {}, 10),
         ),
+        knob="number of classes",
+        longer=True,
     ),
     Occurrence(
         "learning-rates",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -49,31 +50,31 @@ class Judgement:
     effect: dict[str, float | None]
 
 
-class Experiment(Protocol):
-    """One finding of the paper."""
+@dataclass(frozen=True)
+class Experiment(ABC):
+    """One finding of the paper.
+
+    Attributes:
+        name: As the command line knows it.
+        title: A few words.
+        claim: What the paper says, in one sentence.
+        settings: All settings, in the order of tables and pictures.
+    """
+
+    name: str
+    title: str
+    claim: str
+    settings: tuple[Setting, ...]
 
     @property
-    def name(self) -> str:
-        """As the command line knows it."""
-
-    @property
-    def title(self) -> str:
-        """A few words."""
-
-    @property
-    def claim(self) -> str:
-        """What the paper says, in one sentence."""
-
-    @property
+    @abstractmethod
     def rule(self) -> str:
         """When the claim counts as holding."""
 
-    @property
-    def settings(self) -> tuple[Setting, ...]:
-        """All settings, in the order of tables and pictures."""
-
+    @abstractmethod
     def judge(self, runs: Sequence[Measurement]) -> Judgement:
         """Judge the claim by runs of the settings, several seeds of each."""
 
+    @abstractmethod
     def figure(self, runs: Sequence[Measurement]) -> Figure:
         """Show what the judgement rests on."""

@@ -11,10 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tfc_fast import phases
-from tfc_fast.records import Records
 from tfc_fast.run_directory import RunDirectory
 
-__all__ = ["OBSERVED", "Measurement", "finite"]
+__all__ = ["OBSERVED", "Measurement", "finite", "summary_of"]
 
 OBSERVED = "observed.npz"
 """Name of the file, within the folder of a run, with what an observer of its training saw."""
@@ -22,17 +21,19 @@ OBSERVED = "observed.npz"
 
 @dataclass(frozen=True)
 class Measurement:
-    """A finished run.
+    """A finished run, as a setting of an experiment.
 
     Attributes:
         setting: Label of its setting.
         seed: Of the run.
         run: Its files.
+        summary: The phase analysis of the run, from `summary_of`.
     """
 
     setting: str
     seed: int
     run: RunDirectory
+    summary: phases.PhaseSummary
 
     @functools.cached_property
     def log(self) -> dict[str, npt.NDArray[Any]]:
@@ -40,23 +41,10 @@ class Measurement:
         return self.run.read_train()
 
     @functools.cached_property
-    def records(self) -> Records:
-        """The records of the probe."""
-        return self.run.read_metrics()
-
-    @functools.cached_property
     def observed(self) -> dict[str, npt.NDArray[Any]]:
         """What the observer of its setting saw, see `tfc_fast.reproduce.observation`."""
         with np.load(self.run.path / OBSERVED) as arrays:
             return dict(arrays)
-
-    @functools.cached_property
-    def summary(self) -> phases.PhaseSummary:
-        """The phase analysis of the run."""
-        chance = self.run.read_json(self.run.summary_path)["chance_loss"]
-        return phases.analyze(
-            self.log["loss"], self.records, steps=self.log["step"], chance_loss=chance
-        )
 
     @property
     def length(self) -> float:
@@ -90,10 +78,17 @@ class Measurement:
         """Smoothed training accuracy at the end."""
         return float(phases.smoothed_loss(self.log["accuracy"])[-1])
 
-    def at_site(self, column: str, site: str) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-        """Steps and values of one column at one site."""
-        of_site = self.records["site"] == site
-        return self.records["step"][of_site], np.asarray(self.records[column][of_site])
+    def by_site(self, column: str) -> dict[str, tuple[npt.NDArray[Any], npt.NDArray[Any]]]:
+        """Steps and values of one column at each site, in recorded order.
+
+        Read anew at each call: the records of many runs would fill the memory.
+        """
+        records = self.run.read_metrics()
+        return {
+            site: (records["step"][here], np.asarray(records[column][here]))
+            for site in dict.fromkeys(records["site"].tolist())
+            for here in [records["site"] == site]
+        }
 
     def row(self) -> dict[str, Any]:
         """What the table of the runs says of it; None: not ended, or not measured."""
@@ -112,6 +107,13 @@ class Measurement:
             "final_loss": finite(summary.final_loss),
             "accuracy": finite(self.accuracy),
         }
+
+
+def summary_of(run: RunDirectory) -> phases.PhaseSummary:
+    """Analyse the phases of a finished run."""
+    log = run.read_train()
+    chance = run.read_json(run.summary_path)["chance_loss"]
+    return phases.analyze(log["loss"], run.read_metrics(), steps=log["step"], chance_loss=chance)
 
 
 def finite(value: float) -> float | None:

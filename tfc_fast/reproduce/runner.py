@@ -16,7 +16,7 @@ from tfc_fast.reproduce.course import COURSES
 from tfc_fast.reproduce.directions import DIRECTIONS
 from tfc_fast.reproduce.dose import DOSES
 from tfc_fast.reproduce.experiment import Experiment, Judgement, Setting
-from tfc_fast.reproduce.measurement import Measurement
+from tfc_fast.reproduce.measurement import Measurement, summary_of
 from tfc_fast.reproduce.output import write_index, write_outcome
 from tfc_fast.reproduce.sweep import Job, train_all
 from tfc_fast.reproduce.trajectory import TRAJECTORY
@@ -106,6 +106,8 @@ def reproduce(
     trained = train_all(
         [job for *_, job in planned], folder / "runs", workers=workers, progress=progress
     )
+    # One analysis of each run, however many experiments it is part of.
+    summaries = {run.path: summary_of(run) for run in trained}
     machine = environment(torch.device("cpu"))
     about = {
         "command": command,
@@ -115,7 +117,7 @@ def reproduce(
     outcomes = []
     for each in experiments:
         runs = tuple(
-            Measurement(setting.label, seed, run)
+            Measurement(setting.label, seed, run, summaries[run.path])
             for (of, setting, seed, _), run in zip(planned, trained, strict=True)
             if of is each
         )

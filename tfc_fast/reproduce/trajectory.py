@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
 
-from tfc_fast.reproduce.experiment import Judgement, Setting
+from tfc_fast.reproduce.experiment import Experiment, Judgement, Setting
 from tfc_fast.reproduce.measurement import Measurement, finite
 from tfc_fast.reproduce.trajectory_figure import Moments, trajectory_figure
 
@@ -37,17 +37,11 @@ class Way(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Trajectory:
+class Trajectory(Experiment):
     """Classes that come together in the first phase and part after it.
 
-    Attributes:
-        name, title, claim, settings: As in `Experiment`; its runs have the observer `"features"`.
+    Its runs have the observer `"features"`.
     """
-
-    name: str
-    title: str
-    claim: str
-    settings: tuple[Setting, ...]
 
     @property
     def rule(self) -> str:
