@@ -185,6 +185,9 @@ def test_measured_effects_are_those_of_the_tables(tmp_path: Path) -> None:
     batch_norm = next(each for each in found["effects"] if each["setting"] == "batch_norm")
     assert (batch_norm["steps"], batch_norm["baseline_steps"]) == (150, 200)
     assert (batch_norm["ratio"], batch_norm["each"]) == (0.75, [50, None, 150])
+    table = effects.markdown_table(found).splitlines()
+    assert "| `batch_norm` True | 150 | 200 | 0.75 | 50; not ended; 150 |" in table
+    assert table[-1] == "With the defaults, each seed: 100; 300; 200."
     (tmp_path / "l2" / "table.csv").unlink()
     with pytest.raises(FileNotFoundError, match="run tfc-fast reproduce initialization"):
         effects.measured_effects(tmp_path)

@@ -58,7 +58,8 @@ def test_advice_is_ranked_by_effect_and_quotes_it() -> None:
     momentum = next(effect for effect in effects() if effect.setting == "momentum")
     sentence = next(each for each in advice() if "with momentum" in each)
     assert f"first phase {momentum.steps:,.0f} instead of" in sentence
-    assert sentence.endswith("steps (digits, 7 linear layers, 3 seeds).")
+    seeds = json.loads(EFFECTS_PATH.read_text())["seeds"]
+    assert sentence.endswith(f"steps (digits, 7 linear layers, {seeds} seeds).")
 
 
 def test_what_lengthens_the_phase_is_no_remedy() -> None:

@@ -104,9 +104,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
         Setting("0.5", 8, {**SMALL, "momentum": 0.5}, 0.5, quick=False),
         Setting("0.9", 8, {**SMALL, "momentum": 0.9}, 0.9),
     )
-    dose = Dose(
-        "momentum", "Momentum", "It shortens.", settings, knob="momentum", longer=False
-    )
+    dose = Dose("momentum", "Momentum", "It shortens.", settings, knob="momentum", longer=False)
     monkeypatch.setattr(runner, "EXPERIMENTS", {"momentum": dose})
 
 

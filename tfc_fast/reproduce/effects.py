@@ -2,8 +2,8 @@
 
     python -m tfc_fast.reproduce.effects runs/reproduce
 
-reads the tables that `tfc-fast reproduce` has left there, and writes the file that
-`tfc_fast.phases.effects` quotes.
+reads the tables that `tfc-fast reproduce` has left there, writes the file that
+`tfc_fast.phases.effects` quotes, and prints it as a table in Markdown.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import csv
 import json
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from tfc_fast.reproduce.measurement import finite
 from tfc_fast.reproduce.runner import EXPERIMENTS
 from tfc_fast.trainer import TrainConfig
 
-__all__ = ["REMEDIES", "measured_effects"]
+__all__ = ["REMEDIES", "markdown_table", "measured_effects"]
 
 REMEDIES = ("initialization", "momentum", "batch-norm", "l2", "learning-rates", "depth")
 """Experiments that turn one knob which a user can turn, too."""
@@ -93,15 +93,49 @@ def measured_effects(out: Path) -> dict[str, Any]:
     }
 
 
+def markdown_table(measured: Mapping[str, Any]) -> str:
+    """The effects as a table, the shortest first phase first.
+
+    Args:
+        measured: From `measured_effects`.
+    """
+
+    def steps(length: float | None) -> str:
+        return "not ended" if length is None else f"{length:,.0f}"
+
+    lines = [
+        "| setting | first phase (steps) | instead of | ratio | each seed |",
+        "|---|---|---|---|---|",
+    ]
+    by_length = sorted(
+        measured["effects"],
+        key=lambda effect: math.inf if effect["steps"] is None else effect["steps"],
+    )
+    for effect in by_length:
+        ratio = "" if effect["ratio"] is None else f"{effect['ratio']:.2g}"
+        cells = [
+            f"`{effect['setting']}` {effect['value']}",
+            steps(effect["steps"]),
+            steps(effect["baseline_steps"]),
+            ratio,
+            "; ".join(map(steps, effect["each"])),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    baseline = "; ".join(map(steps, by_length[0]["baseline_each"]))
+    return "\n".join([*lines, "", f"With the defaults, each seed: {baseline}."])
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write the file."""
     parser = argparse.ArgumentParser(prog="python -m tfc_fast.reproduce.effects")
     parser.add_argument("out", metavar="OUT", type=Path, help="folder that reproduce was given")
     parser.add_argument("--file", type=Path, default=EFFECTS_PATH, help="default: %(default)s")
     parsed = parser.parse_args(arguments)
-    text = json.dumps(measured_effects(parsed.out), indent=1, allow_nan=False) + "\n"
+    measured = measured_effects(parsed.out)
+    text = json.dumps(measured, indent=1, allow_nan=False) + "\n"
     atomic_write(parsed.file.absolute(), lambda file: file.write(text.encode()))
-    print(parsed.file)
+    print(markdown_table(measured))
+    print(f"\nwritten: {parsed.file}")
 
 
 if __name__ == "__main__":
