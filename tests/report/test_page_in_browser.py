@@ -25,10 +25,10 @@ from page_driver import (
     until,
 )
 
+from tfc_fast.analyzed_run import read_run
 from tfc_fast.records import Records
 from tfc_fast.report.page import render
 from tfc_fast.report.pictures import Picture
-from tfc_fast.report.run import read_run
 from tfc_fast.run_directory import RunDirectory
 
 Open = Callable[..., Any]

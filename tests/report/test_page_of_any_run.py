@@ -24,10 +24,10 @@ from page_driver import (
     until,
 )
 
+from tfc_fast.analyzed_run import read_run
 from tfc_fast.records import select
 from tfc_fast.report import PageServer, write_comparison
 from tfc_fast.report.page import render
-from tfc_fast.report.run import read_run
 from tfc_fast.run_directory import RunDirectory
 from tfc_fast.sinks import ParquetSink
 

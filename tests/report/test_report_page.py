@@ -106,12 +106,13 @@ class TestFinishedRun:
     def test_says_what_happened_first(self, run: RunDirectory) -> None:
         text = Page(write_report(run.path)).text
         verdict = text.index("Temporary feature collapse")
-        assert verdict < text.index("What it means") < text.index("What to try")
+        found = text.index("What was found")
+        assert verdict < text.index("What it means") < found < text.index("What to try")
         assert "the mean cosine between classes rose from 0.5" in text
         assert "Add batch normalisation" in text
         assert "measured, because" not in text
         assert "Nothing was measured" not in text
-        assert "Note: Features of different classes grew alike while" in text
+        assert "Collapse during training. Features of different classes grew alike" in text[found:]
 
     def test_shows_numbers_settings_and_versions(self, run: RunDirectory) -> None:
         text = Page(write_report(run.path)).text

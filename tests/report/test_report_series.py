@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tfc_fast.analyzed_run import AnalyzedRun, read_run, read_runs
 from tfc_fast.records import VALUE_COLUMNS, Records
 from tfc_fast.report import series
-from tfc_fast.report.run import ReportedRun, read_run, read_runs
 from tfc_fast.report.scripts import content_security_policy, scripts
 from tfc_fast.report.series import STATISTICS, json_for_script, page_data
 from tfc_fast.run_directory import RunDirectory
@@ -153,7 +153,7 @@ def test_the_library_comes_with_its_licence() -> None:
 
 class TestReadRuns:
     def names(self, *paths: Any) -> list[str]:
-        runs: list[ReportedRun] = read_runs(paths)
+        runs: list[AnalyzedRun] = read_runs(paths)
         return [run.name for run in runs]
 
     def test_names_are_those_of_the_folders(self, make_run: MakeRun) -> None:

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tfc_fast.analyzed_run import read_run
 from tfc_fast.records import COLUMNS, COUNT_COLUMNS
 from tfc_fast.reproduce import Measurement
-from tfc_fast.reproduce.measurement import summary_of
 from tfc_fast.run_directory import RunDirectory
 from tfc_fast.sinks import ParquetSink
 
@@ -34,7 +34,7 @@ def made(tmp_path: Path) -> Make:
         run = RunDirectory(tmp_path / f"{setting}-{seed}").create()
         steps = np.arange(1, STEPS + 1)
         course = np.where(steps < (end or STEPS + 1), loss, 0.1 * loss)
-        run.write_json(run.config_path, {})
+        run.write_json(run.config_path, {"chance_loss": loss})
         run.write_json(run.summary_path, {"chance_loss": loss})
         run.write_train(
             {
@@ -61,7 +61,7 @@ def made(tmp_path: Path) -> Make:
         sink = ParquetSink(run.metrics_folder)
         sink.write(columns)  # type: ignore[arg-type]
         sink.close()
-        return Measurement(setting, seed, run, summary_of(run))
+        return Measurement(setting, seed, run, read_run(run.path).summary)
 
     return make
 

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from tfc_fast.analyzed_run import read_run
 from tfc_fast.models import MLP
 from tfc_fast.reproduce import Job, train_all
-from tfc_fast.reproduce.measurement import OBSERVED, Measurement, summary_of
+from tfc_fast.reproduce.measurement import OBSERVED, Measurement
 from tfc_fast.reproduce.observation import Features, UpdateShares, first_share
 from tfc_fast.trainer import TrainConfig, Trainer
 from tfc_fast.trainer.samples import training_samples
@@ -29,7 +30,7 @@ def config_of(steps: int = 4, **changes: Any) -> TrainConfig:
 def trained(observer: str, folder: Path, steps: int = 4, **changes: Any) -> Measurement:
     job = Job({**SMALL, **changes}, steps, observer)
     (run,) = train_all([job], folder, workers=1, progress=False)
-    return Measurement("a", 0, run, summary_of(run))
+    return Measurement("a", 0, run, read_run(run.path).summary)
 
 
 @settings(deadline=None, max_examples=30)

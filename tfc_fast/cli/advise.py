@@ -8,6 +8,7 @@ import textwrap
 from typing import TYPE_CHECKING
 
 from tfc_fast import phases
+from tfc_fast.analyzed_run import read_run
 from tfc_fast.cli.command import Command
 from tfc_fast.cli.options import errors_in_options, flag
 from tfc_fast.phases.effects import effects_source
@@ -51,26 +52,15 @@ def _run(arguments: argparse.Namespace) -> int:
     }
     if given and not arguments.with_trials:
         raise ValueError(f"{', '.join(map(flag, given))}: has no meaning without --try")
-    run = RunDirectory(arguments.path)
-    config = run.read_json(run.config_path)
-    settings = config.get("settings", {})
-    log, records = run.read_train(), run.read_metrics()
-    summary = phases.analyze(
-        log["loss"],
-        # A run that was killed early can have records of steps that the log lacks.
-        records if log["step"].size else None,
-        steps=log["step"],
-        chance_loss=config.get("chance_loss"),
-    )
-    _print(phases.describe(summary))
+    run = read_run(arguments.path)
+    _print(phases.describe(run.summary))
     print("\nDiagnosis:")
-    diagnosis = phases.diagnose(summary, records, dead_window=settings.get("window", 100))
-    for sentence in diagnosis.sentences:
+    for sentence in run.diagnosis.sentences:
         _print(sentence, bullet="  - ")
-    needed = summary.verdict in ("stuck", "collapsed") or any(
-        finding.sites for finding in diagnosis.findings
+    needed = run.summary.verdict in ("stuck", "collapsed") or any(
+        finding.sites for finding in run.diagnosis.findings
     )
-    remedies = phases.advice(settings) if needed else []
+    remedies = phases.advice(run.config.get("settings")) if needed else []
     if remedies:
         print("\nWhat to try, by measured effect:")
         for number, remedy in enumerate(remedies, 1):

@@ -14,10 +14,10 @@ import jinja2
 from markupsafe import Markup
 
 from tfc_fast import phases
+from tfc_fast.analyzed_run import AnalyzedRun, read_run, read_runs
 from tfc_fast.files import atomic_write, make_writable_folder, storage_error
 from tfc_fast.report import words
 from tfc_fast.report.pictures import Picture, draw
-from tfc_fast.report.run import ReportedRun, read_run, read_runs
 from tfc_fast.report.scripts import content_security_policy, scripts, styles
 from tfc_fast.report.series import json_for_script, page_data
 from tfc_fast.report.tables import flat, key_numbers, side_by_side, site_rows
@@ -77,7 +77,7 @@ def write_comparison(
 
 
 def render(
-    runs: Sequence[ReportedRun], pictures: Sequence[Picture] = (), *, live: bool = False
+    runs: Sequence[AnalyzedRun], pictures: Sequence[Picture] = (), *, live: bool = False
 ) -> str:
     """The page as text.
 
@@ -115,7 +115,7 @@ def render(
     )
 
 
-def _shown(run: ReportedRun) -> dict[str, Any]:
+def _shown(run: AnalyzedRun) -> dict[str, Any]:
     summary = run.summary
     finished = run.stored is not None
     return {
@@ -125,6 +125,8 @@ def _shown(run: ReportedRun) -> dict[str, Any]:
         "headline": phases.headline(summary),
         "details": phases.details(summary),
         "meaning": words.meaning(summary),
+        # Without records there is a note, and nothing more to say.
+        "diagnosis": run.diagnosis if run.records["step"].size else None,
         "remedies": phases.remedies(summary, run.config.get("settings")),
         "notes": words.notes(summary, finished=finished, records=run.records),
         "sites": [] if summary.collapse_site is None else site_rows(summary),

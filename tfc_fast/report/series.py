@@ -13,9 +13,9 @@ import numpy.typing as npt
 from matplotlib import colormaps
 from matplotlib.colors import to_hex
 
+from tfc_fast.analyzed_run import AnalyzedRun
 from tfc_fast.phases import smoothed_loss
 from tfc_fast.report.bins import Band, BinnedRecords, bin_records
-from tfc_fast.report.run import ReportedRun
 from tfc_fast.report.style import site_colors
 
 STATISTICS: dict[str, dict[str, str]] = {
@@ -59,7 +59,7 @@ _FEWEST_BINS = 50
 _LARGEST = float(np.finfo(np.float32).max)
 
 
-def page_data(runs: Sequence[ReportedRun]) -> dict[str, Any]:
+def page_data(runs: Sequence[AnalyzedRun]) -> dict[str, Any]:
     """Everything that the scripts of the page draw.
 
     A column is `{"mean", "low", "high"}`, each a base64 text of little-endian float32 `[sites,
@@ -94,18 +94,18 @@ def json_for_script(value: Any) -> str:
     return text
 
 
-def _bin_count(runs: Sequence[ReportedRun]) -> int:
+def _bin_count(runs: Sequence[AnalyzedRun]) -> int:
     per_bin = sum(3 * len(set(run.records["site"])) * len(_columns(run)) for run in runs)
     return max(min(MAX_BINS, _MOST_NUMBERS // max(per_bin, 1)), _FEWEST_BINS)
 
 
-def _columns(run: ReportedRun) -> list[str]:
+def _columns(run: AnalyzedRun) -> list[str]:
     """The columns of the records of which something finite was measured; the log has the loss."""
     names = [name for group in STATISTICS.values() for name in group if name != "loss"]
     return [name for name in names if np.isfinite(run.records[name]).any()]
 
 
-def _run_data(run: ReportedRun, max_bins: int) -> dict[str, Any]:
+def _run_data(run: AnalyzedRun, max_bins: int) -> dict[str, Any]:
     summary = run.summary
     decay = float(summary.thresholds["decay"] or 0.0)
     log = {

@@ -11,9 +11,9 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from tfc_fast.analyzed_run import read_runs
 from tfc_fast.files import DamagedFileError, StorageError
 from tfc_fast.report.page import render
-from tfc_fast.report.run import read_runs
 from tfc_fast.run_directory import RunDirectory
 
 __all__ = ["PageServer"]
@@ -34,7 +34,7 @@ class PageServer:
     Raises:
         OSError: The port is taken.
         ValueError: The port is out of range.
-        Exception: As `tfc_fast.report.run.read_runs`: the runs are read once, to tell early.
+        Exception: As `tfc_fast.analyzed_run.read_runs`: the runs are read once, to tell early.
 
     Example:
         >>> PageServer(["nowhere"])

@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 
-from tfc_fast import phases
 from tfc_fast.phases import PhaseSummary, Verdict
 from tfc_fast.records import Records
 
@@ -59,7 +58,7 @@ def meaning(summary: PhaseSummary) -> str:
 
 
 def notes(summary: PhaseSummary, *, finished: bool, records: Records) -> list[str]:
-    """What was found in the run, and what the reader should know about the data of the report.
+    """What the reader should know about the data of the report.
 
     Args:
         summary: analysis of the run.
@@ -88,8 +87,6 @@ def notes(summary: PhaseSummary, *, finished: bool, records: Records) -> list[st
             "Similarity within and between classes was not measured, because the probe was given "
             "no class labels. The figures show all pairs of samples together."
         )
-    diagnosis = phases.diagnose(summary, records)
-    found += [finding.sentence for finding in diagnosis.findings if finding.sites]
     columns = {
         "features": ("feature_cos_all", "feature_cos_within", "feature_cos_between"),
         "gradients": ("grad_cos_all", "grad_cos_within", "grad_cos_between"),

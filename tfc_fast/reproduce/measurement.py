@@ -13,7 +13,7 @@ import numpy.typing as npt
 from tfc_fast import phases
 from tfc_fast.run_directory import RunDirectory
 
-__all__ = ["OBSERVED", "Measurement", "finite", "summary_of"]
+__all__ = ["OBSERVED", "Measurement", "finite"]
 
 OBSERVED = "observed.npz"
 """Name of the file, within the folder of a run, with what an observer of its training saw."""
@@ -27,7 +27,7 @@ class Measurement:
         setting: Label of its setting.
         seed: Of the run.
         run: Its files.
-        summary: The phase analysis of the run, from `summary_of`.
+        summary: The phase analysis of the run, from `read_run`.
     """
 
     setting: str
@@ -107,13 +107,6 @@ class Measurement:
             "final_loss": finite(summary.final_loss),
             "accuracy": finite(self.accuracy),
         }
-
-
-def summary_of(run: RunDirectory) -> phases.PhaseSummary:
-    """Analyse the phases of a finished run."""
-    log = run.read_train()
-    chance = run.read_json(run.summary_path)["chance_loss"]
-    return phases.analyze(log["loss"], run.read_metrics(), steps=log["step"], chance_loss=chance)
 
 
 def finite(value: float) -> float | None:

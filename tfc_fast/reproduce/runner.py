@@ -10,13 +10,14 @@ from typing import Any
 
 import torch
 
+from tfc_fast.analyzed_run import read_run
 from tfc_fast.environment import environment
 from tfc_fast.reproduce.architectures import ARCHITECTURES
 from tfc_fast.reproduce.course import COURSES
 from tfc_fast.reproduce.directions import DIRECTIONS
 from tfc_fast.reproduce.dose import DOSES
 from tfc_fast.reproduce.experiment import Experiment, Judgement, Setting
-from tfc_fast.reproduce.measurement import Measurement, summary_of
+from tfc_fast.reproduce.measurement import Measurement
 from tfc_fast.reproduce.output import write_index, write_outcome
 from tfc_fast.reproduce.sweep import Job, train_all
 from tfc_fast.reproduce.trajectory import TRAJECTORY
@@ -107,7 +108,7 @@ def reproduce(
         [job for *_, job in planned], folder / "runs", workers=workers, progress=progress
     )
     # One analysis of each run, however many experiments it is part of.
-    summaries = {run.path: summary_of(run) for run in trained}
+    summaries = {run.path: read_run(run.path).summary for run in trained}
     machine = environment(torch.device("cpu"))
     about = {
         "command": command,

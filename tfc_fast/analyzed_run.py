@@ -1,4 +1,4 @@
-"""A run as its report needs it: what is on disk of it, complete or not, and its analysis."""
+"""A run with its analysis: what is on disk of it, complete or not, and what that says."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tfc_fast import phases
+from tfc_fast.phases.thresholds import DEAD_WINDOW
 from tfc_fast.records import Records
 from tfc_fast.run_directory import RunDirectory
 
@@ -19,18 +20,19 @@ _THRESHOLDS = ("decay", "drop", "min_rise", "min_phase", "patience", "window")
 
 
 @dataclass(frozen=True)
-class ReportedRun:
+class AnalyzedRun:
     """A run that was read from disk.
 
     Attributes:
-        name: what the page calls it.
+        name: what it is called beside others.
         directory: its files.
         config: content of `config.json`.
         stored: content of `summary.json`; None if the run has not come to its end.
         records: its records; may be empty.
         steps: step of each loss, `[n]`.
         loss: losses, `[n]`.
-        summary: analysis of losses and records.
+        summary: phase analysis of losses and records.
+        diagnosis: what held it up.
     """
 
     name: str
@@ -41,14 +43,15 @@ class ReportedRun:
     steps: npt.NDArray[np.int64]
     loss: npt.NDArray[np.float64]
     summary: phases.PhaseSummary
+    diagnosis: phases.Diagnosis
 
 
-def read_run(path: str | os.PathLike[str], name: str | None = None) -> ReportedRun:
-    """Read a run and analyze it.
+def read_run(path: str | os.PathLike[str], name: str | None = None) -> AnalyzedRun:
+    """Read a run and analyze it, by the thresholds that its summary was made with.
 
     Args:
         path: Folder of the run.
-        name: What the page calls it; the name of the folder if not given.
+        name: What it is called; the name of the folder if not given.
 
     Returns:
         The run, as far as it is on disk.
@@ -78,7 +81,8 @@ def read_run(path: str | os.PathLike[str], name: str | None = None) -> ReportedR
         chance_loss=config.get("chance_loss"),
         **{name: thresholds[name] for name in _THRESHOLDS if name in thresholds},
     )
-    return ReportedRun(
+    window = config.get("settings", {}).get("window", DEAD_WINDOW)
+    return AnalyzedRun(
         directory.path.name if name is None else name,
         directory,
         config,
@@ -87,10 +91,11 @@ def read_run(path: str | os.PathLike[str], name: str | None = None) -> ReportedR
         steps,
         loss,
         summary,
+        phases.diagnose(summary, records, dead_window=window),
     )
 
 
-def read_runs(paths: Sequence[str | os.PathLike[str]]) -> list[ReportedRun]:
+def read_runs(paths: Sequence[str | os.PathLike[str]]) -> list[AnalyzedRun]:
     """Read runs that are shown together.
 
     Args:
