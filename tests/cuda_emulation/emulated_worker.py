@@ -1,13 +1,7 @@
-"""`distributed/worker.py` by the ops for CUDA, emulated: `torchrun emulated_worker.py FOLDER`."""
-
-import sys
-from pathlib import Path
+"""`processes/worker.py` by the ops for CUDA, emulated: `torchrun emulated_worker.py FOLDER`."""
 
 import cuda_emulation.use_emulated_extension  # noqa: F401  (before anything imports tfc_fast)
-
-# By its folder: `distributed` is also the name of an installed package.
-sys.path.insert(0, str(Path(__file__).parents[1] / "distributed"))
-import worker
+from processes import worker
 
 if __name__ == "__main__":
     # A GPU refuses masks and compiled models, and tells of wrong labels later.

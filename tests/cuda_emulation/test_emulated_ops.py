@@ -38,7 +38,7 @@ FILES = {
     # 200 steps; probe_on_device.py trains for fewer.
     "tests/probe/test_probe_untouched.py": "training_is_bitwise",
     # Errors that a GPU tells later, and masks, which it refuses; what is the same on any device.
-    "tests/distributed/test_process_group.py": "refused or masked or compiled or wrong or budget",
+    "tests/processes/test_process_group.py": "refused or masked or compiled or wrong or budget",
     # Inductor calls the same ops, from code that takes long to compile; 20 000 steps; errors that a
     # GPU tells later.
     "tests/probe/pitfalls": "inductor or compile-first or compiled_models or whole_training_step"
