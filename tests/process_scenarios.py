@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +20,19 @@ from tfc_fast.records import Records
 
 CLASSES = 4
 STEPS = 4
+
+
+@contextlib.contextmanager
+def group_of_one(folder: Path, backend: str = "gloo") -> Iterator[distributed.ProcessGroup]:
+    """A process group of this process alone."""
+    distributed.init_process_group(
+        backend, init_method=f"file://{folder}/store", rank=0, world_size=1
+    )
+    try:
+        assert distributed.group.WORLD is not None
+        yield distributed.group.WORLD
+    finally:
+        distributed.destroy_process_group()
 
 
 def mlp(width: int = 24) -> nn.Sequential:

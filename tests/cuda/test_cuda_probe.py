@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import reference
 import torch
-import torch.distributed as distributed
 from checks import COSINE_TOLERANCE, DTYPES
+from process_scenarios import group_of_one
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -360,20 +360,15 @@ def test_a_process_group_of_one(
 ) -> None:
     """The sums of each class, added up over processes, give what the fused kernels give."""
     drawn = [next(batches) for _ in range(4)]
-    distributed.init_process_group(
-        backend, init_method=f"file://{tmp_path}/store", rank=0, world_size=1
-    )
-    try:
-        histories = []
-        for group in (None, distributed.group.WORLD):
+    histories = []
+    with group_of_one(tmp_path, backend) as alone:
+        for group in (None, alone):
             copied = copy.deepcopy(model)
             with Probe(copied, num_classes=CLASSES, process_group=group) as probe:
                 training = Training(copied, probe)
                 for x, y in drawn:
                     training.step(x, y)
             histories.append(probe.history())
-    finally:
-        distributed.destroy_process_group()
     for name in STATISTICS:
         np.testing.assert_allclose(
             histories[1][name], histories[0][name], atol=2e-6, rtol=1e-5, err_msg=name

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.distributed as distributed
+from process_scenarios import group_of_one
 from torch import nn
 
 from tfc_fast import _C, Probe
@@ -22,11 +22,8 @@ from tfc_fast.records import COLUMNS
 
 @pytest.fixture
 def group(tmp_path: Path) -> Iterator[Any]:
-    distributed.init_process_group(
-        "gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1
-    )
-    yield distributed.group.WORLD
-    distributed.destroy_process_group()
+    with group_of_one(tmp_path) as group:
+        yield group
 
 
 def model() -> nn.Sequential:

@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.distributed as distributed
-from process_scenarios import OF_FOUR, SCENARIOS, STEPS, take_steps
+from process_scenarios import OF_FOUR, SCENARIOS, STEPS, group_of_one, take_steps
 from torch import nn
 
 from tfc_fast import Probe
@@ -182,8 +181,5 @@ def test_wrong_arguments(process_group: Any) -> None:
 
 @pytest.fixture
 def process_group(tmp_path: Path) -> Iterator[Any]:
-    distributed.init_process_group(
-        "gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1
-    )
-    yield distributed.group.WORLD
-    distributed.destroy_process_group()
+    with group_of_one(tmp_path) as group:
+        yield group
