@@ -33,7 +33,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "run_directory": {"records", "files", "sinks"},
     "data": {"files"},
     "models": set(),
-    "analyzed_run": {"phases", "records", "run_directory"},
+    "analyzed_run": {"files", "phases", "records", "run_directory"},
     "report": {"analyzed_run", "files", "phases", "records", "run_directory", "_version"},
     "trainer": {
         *("data", "files", "models", "phases", "probe", "records", "run_directory", "sinks"),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tfc_fast import phases
+from tfc_fast.files import DamagedFileError
 from tfc_fast.phases.thresholds import DEAD_WINDOW
 from tfc_fast.records import Records
 from tfc_fast.run_directory import RunDirectory
@@ -64,15 +66,17 @@ def read_run(path: str | os.PathLike[str], name: str | None = None) -> AnalyzedR
     """
     directory = RunDirectory(path)
     config = directory.read_json(directory.config_path)
+    _check_kinds(
+        directory.config_path,
+        config,
+        {"settings": dict, "versions": dict, "resumed": list, "chance_loss": (float, int)},
+    )
     has_summary = directory.summary_path.exists()
     stored = directory.read_json(directory.summary_path) if has_summary else None
+    _check_kinds(directory.summary_path, stored or {}, {"thresholds": dict})
     records = directory.read_metrics()
     log = directory.read_train()
-    steps, loss = log["step"], log["loss"]
-    if not steps.size:
-        # A run that was killed early can have records, which repeat the loss at every site.
-        steps, first = np.unique(records["step"], return_index=True)
-        loss = records["loss"][first]
+    steps, loss = _with_losses_of(records, log["step"], log["loss"])
     thresholds = (stored or {}).get("thresholds") or {}
     summary = phases.analyze(
         loss,
@@ -83,7 +87,7 @@ def read_run(path: str | os.PathLike[str], name: str | None = None) -> AnalyzedR
     )
     window = config.get("settings", {}).get("window", DEAD_WINDOW)
     return AnalyzedRun(
-        directory.path.name if name is None else name,
+        directory.path.resolve().name if name is None else name,
         directory,
         config,
         stored,
@@ -93,6 +97,33 @@ def read_run(path: str | os.PathLike[str], name: str | None = None) -> AnalyzedR
         summary,
         phases.diagnose(summary, records, dead_window=window),
     )
+
+
+def _with_losses_of(
+    records: Records, steps: npt.NDArray[np.int64], loss: npt.NDArray[np.float64]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """The losses of the log, and after its last step those of the records.
+
+    The log of a run that was killed can end before its records, which repeat the loss at each site.
+    """
+    recorded, first = np.unique(records["step"], return_index=True)
+    later = recorded > (steps[-1] if steps.size else -1)
+    return (
+        np.concatenate([steps, recorded[later]]),
+        np.concatenate([loss, records["loss"][first[later]]]),
+    )
+
+
+def _check_kinds(path: Path, values: dict[str, Any], kinds: Mapping[str, Any]) -> None:
+    """DamagedFileError if a value that is there is of another kind, or no finite number."""
+    for name, kind in kinds.items():
+        value = values.get(name)
+        finite = not isinstance(value, float) or math.isfinite(value)
+        if name in values and not (isinstance(value, kind) and finite):
+            # What a run writes as null is not known to it.
+            if value is None and name in ("chance_loss", "thresholds"):
+                continue
+            raise DamagedFileError(f"{path} is damaged: {name} is {value!r}")
 
 
 def read_runs(paths: Sequence[str | os.PathLike[str]]) -> list[AnalyzedRun]:

@@ -13,7 +13,7 @@ from torch import nn
 from tests.training import train_steps
 from tfc_fast import Probe
 from tfc_fast.models import MLP
-from tfc_fast.phases import Diagnosis, PhaseSummary, analyze, diagnose
+from tfc_fast.phases import Diagnosis, PhaseSummary, analyze, diagnose, remedies
 from tfc_fast.phases.thresholds import INITIAL_COSINE, VANISHING
 
 CHANCE = math.log(10)
@@ -77,6 +77,24 @@ class TestInitialCollapse:
         assert found.kinds == ("none",)
         assert found.open == ()
 
+    @pytest.mark.parametrize("every", [1, 20])
+    def test_is_about_the_first_steps_only(self, every: int) -> None:
+        steps = np.arange(1, 2401)
+        between = np.interp(steps, [1, 60], [0.5, 0.95])[:, None]
+        found = records(2400, between=between)
+        found = {name: values[found["step"] % every == 1 % every] for name, values in found.items()}
+        summary = analyze(np.full(2400, 2.3), found, steps=steps, chance_loss=CHANCE)
+        assert diagnose(summary, found).kinds == ("collapse during training",)
+
+    def test_site_that_begins_late_is_not_known(self) -> None:
+        found = records(400, between=0.9)
+        late = (found["site"] == "b") & (found["step"] < 100)
+        found["feature_cos_between"] = np.where(late, np.nan, found["feature_cos_between"])
+        assert diagnosed(np.full(400, 2.3), found).findings[0].sites == ("a", "c")
+        none = {name: values[found["step"] >= 100] for name, values in found.items()}
+        found = diagnose(analyze(np.full(400, 2.3), none, steps=np.arange(1, 401)), none)
+        assert "nothing was recorded until step 11" in found.open[0].sentence
+
 
 class TestCollapseDuringTraining:
     def test_first_layer_and_when(self) -> None:
@@ -111,7 +129,14 @@ class TestDeadUnits:
         (finding,) = found.findings
         assert (finding.kind, finding.sites, finding.step) == ("dead units", ("b",), 250)
         assert finding.evidence["dead_window_frac"] == pytest.approx(0.6)
-        assert "60% of the units at b were active for no sample of 100 steps" in finding.sentence
+        assert "60% of the units at b were above 0 for no sample of 100 steps" in finding.sentence
+
+    def test_last_value_below_is_not_since_when(self) -> None:
+        dead = np.zeros((400, 3))
+        dead[:, 1] = np.where(np.arange(1, 401) >= 250, 0.9, 0.1)
+        dead[-1, 1] = 0.4
+        (finding,) = diagnosed(loss_curve(400, 20), records(400, dead=dead)).findings
+        assert finding.step == 250
 
     def test_those_that_came_back_are_none(self) -> None:
         dead = np.where(np.arange(400) < 300, 0.9, 0.1)[:, None]
@@ -144,6 +169,11 @@ class TestVanishingGradients:
         found = diagnosed(np.full(400, 2.3), records(400, norm=norm))
         assert found.kinds == ("unexplained",)
 
+    def test_tap_stands_behind_all_modules(self) -> None:
+        norm = np.array([1e-5, 1.0, 1e-5])  # the last one is recorded last, and is before the first
+        (finding,) = diagnosed(np.full(400, 2.3), records(400, norm=norm)).findings
+        assert (finding.kind, finding.sites) == ("vanishing gradients", ("a", "b"))
+
     def test_most_of_the_first_phase_counts(self) -> None:
         norm = np.ones((400, 3))
         norm[:150, 0] = 1e-4
@@ -164,6 +194,37 @@ class TestVanishingGradients:
         found["n_zero_grads"] = np.where(found["site"] == "a", 10, 0)
         (finding,) = diagnosed(np.full(400, 2.3), found).findings
         assert (finding.kind, finding.evidence) == ("vanishing gradients", {"ratio": 0.0})
+
+
+class TestDivergence:
+    def test_is_told_and_what_came_after_it_is_not(self) -> None:
+        loss = np.full(500, 2.3)
+        loss[400:] = np.nan
+        gone = np.arange(1, 501)[:, None] >= 401
+        found = records(500, between=np.where(gone, 1.0, 0.5), dead=np.where(gone, 1.0, 0.0))
+        found["n_nonfinite"] = np.where((found["step"] >= 401) & (found["site"] != "a"), 10, 0)
+        (finding,) = diagnosed(loss, found).findings
+        assert (finding.kind, finding.sites, finding.step) == ("divergence", ("b", "c"), 401)
+        assert finding.evidence == {"n_nonfinite_losses": 100}
+        assert "from step 401 on" in finding.sentence
+        assert "seen first at b" in finding.sentence
+
+    def test_from_the_first_step_on(self) -> None:
+        found = diagnosed(np.full(50, np.inf), None)
+        assert found.kinds == ("divergence",)
+        assert found.findings[0].step == 0
+
+    def test_spike_is_none(self) -> None:
+        loss = np.full(500, 2.3)
+        loss[100:103] = np.nan
+        assert diagnosed(loss, records(500)).kinds == ("unexplained",)
+
+    def test_nothing_is_advised(self) -> None:
+        stuck = np.full(800, 2.3)
+        assert remedies(analyze(stuck, None)) != []
+        stuck[-5:] = np.nan
+        summary = analyze(stuck, None)
+        assert (summary.verdict, remedies(summary)) == ("stuck", [])
 
 
 class TestWhatCannotBeDecided:

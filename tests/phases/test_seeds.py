@@ -89,6 +89,24 @@ def test_rises_are_those_that_were_measured() -> None:
     assert rise.high == pytest.approx(0.3, abs=0.01)
 
 
+def test_steps_that_are_not_recorded_count() -> None:
+    steps = np.arange(5001, 5801)
+    loss = np.where(steps < 5101, 2.3, 0.1)
+    known = analyze(loss, None, steps=steps, chance_loss=2.3)
+    assert over_seeds([known]).length.median == known.phase_length == 5102
+    unknown = analyze(loss, None, steps=steps)
+    assert unknown.beginning_unknown
+    assert over_seeds([unknown]).length.n_runs == 0
+
+
+def test_of_many_runs(rng: np.random.Generator) -> None:
+    found = median_interval(rng.permutation(5001))
+    # 1.96 standard deviations of a binomial, sqrt(n) / 2 each
+    assert found.high - found.median == pytest.approx(0.98 * math.sqrt(5001), abs=1.5)
+    assert found.median == 2500
+    assert 0.95 <= found.coverage < 0.953
+
+
 def test_runs_without_a_first_phase_do_not_count() -> None:
     trained = analyze(np.full(400, 0.2), None, chance_loss=2.3)
     nothing = analyze([math.nan] * 400, None)

@@ -168,6 +168,22 @@ class TestIncompleteRun:
         assert "Temporary feature collapse" in page.text
         assert len(page.all("img")) == len(FIGURES)
 
+    def test_killed_before_the_train_log_had_all(
+        self, make_run: MakeRun, records: Records, loss: Any
+    ) -> None:
+        text = Page(write_report(make_run(records, loss[:150]).path)).text
+        assert "Temporary feature collapse" in text
+        assert f"{len(loss)} steps" in text
+
+    def test_dead_units_are_those_of_the_window_of_the_run(
+        self, make_run: MakeRun, records: Records, loss: Any
+    ) -> None:
+        records["dead_window_frac"][:] = 0.9
+        run = make_run(records, loss, config={"settings": {"window": 20}})
+        assert (
+            "for no sample of 20 steps (known since step 20)" in Page(write_report(run.path)).text
+        )
+
     def test_killed_before_anything(self, make_run: MakeRun) -> None:
         page = Page(write_report(make_run().path))
         assert "Nothing to judge" in page.text

@@ -110,6 +110,12 @@ def test_folder_names_with_an_equals_sign_add_nothing(tmp_path: Path) -> None:
     assert_same(read_parquet(sink.folder), make_records([0]))
 
 
+def test_folder_names_need_not_be_utf8(tmp_path: Path) -> None:
+    sink = ParquetSink(tmp_path / os.fsdecode(b"caf\xe9"))
+    sink.write(make_records([0]))
+    assert_same(read_parquet(sink.folder), make_records([0]))
+
+
 def test_every_write_is_on_disk_at_once(tmp_path: Path) -> None:
     sink = ParquetSink(tmp_path)
     for step in range(3):

@@ -57,8 +57,10 @@ def _run(arguments: argparse.Namespace) -> int:
     print("\nDiagnosis:")
     for sentence in run.diagnosis.sentences:
         _print(sentence, bullet="  - ")
-    needed = run.summary.verdict in ("stuck", "collapsed") or any(
-        finding.sites for finding in run.diagnosis.findings
+    # What shortens the first phase is no help against losses that are not finite.
+    needed = not run.summary.has_diverged and (
+        run.summary.verdict in ("stuck", "collapsed")
+        or any(finding.sites for finding in run.diagnosis.findings)
     )
     remedies = phases.advice(run.config.get("settings")) if needed else []
     if remedies:

@@ -18,6 +18,7 @@ from tfc_fast.phases.thresholds import DEAD_UNITS, DEAD_WINDOW, INITIAL_COSINE, 
 __all__ = ["Diagnosis", "Finding", "FindingKind", "diagnose"]
 
 FindingKind = Literal[
+    "divergence",
     "collapse at initialisation",
     "collapse during training",
     "dead units",
@@ -99,19 +100,24 @@ def diagnose(
 
     All means are those of `site_phases`: over `window` records of a site, within the first phase.
     The *start* of a site is its first one. A run is *held up* if its first phase lasted `min_phase`
-    steps or more, ended or not; the first, second and fourth are only told of such a run.
+    steps or more, ended or not; collapse and vanishing gradients are only told of such a run.
 
-    - `"collapse at initialisation"`: at a site the mean cosine between classes started at 0.8 or
-      more: `start >= INITIAL_COSINE`.
+    - `"divergence"`: the last loss is not finite. The step is the one after the last finite loss,
+      and all else is about the records until then.
+    - `"collapse at initialisation"`: at a site the mean cosine between classes, over the first
+      `window // 2 + 1` steps of the run, is 0.8 (`INITIAL_COSINE`) or more.
     - `"collapse during training"`: at a site it rose by `min_rise` (0.04) or more:
       `peak - start >= min_rise`. It collapsed at the first step with `mean >= start + min_rise`;
       sites are in the order of these steps.
     - `"dead units"`: half of the units of a site, or more, were dead at the end of the records:
       the mean of the last `window` values of `dead_window_frac` is at least `DEAD_UNITS`. The step
-      is the first from which on no value is below that.
+      is that of the first such value in the window from which on that mean stays there. A unit
+      counts as dead that was above 0 for no sample, which says little at a module that is no ReLU.
     - `"vanishing gradients"`: half of the steps of the first phase, or more, have
-      `grad_norm_mean(first site) < VANISHING * grad_norm_mean(last site)`. A site whose gradients
-      are all zero counts as 0. The step is the first of these.
+      `grad_norm_mean(first site) < VANISHING * grad_norm_mean(s)`, where `s` is the site with the
+      largest median (mostly the last one; a tap stands behind all modules in the records, wherever
+      it is in the network). A site whose gradients are all zero counts as 0. The step is the first
+      of these.
 
     If there is none of them: `"none"` for a run that was not held up, or not at all in these ways;
     `"unexplained"` for one that is stuck; `"undecided"` if at least one could not be decided.
@@ -137,13 +143,18 @@ def diagnose(
     if dead_window < 1:
         raise ValueError(f"dead_window: {dead_window} given, at least 1 step is wanted")
     records = records or {}
+    diverged = _divergence(summary, records)
+    if diverged is not None and summary.last_step is not None and "step" in records:
+        kept = np.asarray(records["step"]) <= summary.last_step
+        records = {name: np.asarray(values)[kept] for name, values in records.items()}
     checks: dict[str, Callable[[], Finding | None]] = {
-        "features were alike at initialisation": partial(_initial_collapse, summary),
+        "features were alike at initialisation": partial(_initial_collapse, summary, records),
         "features grew alike during training": partial(_later_collapse, summary, records),
         "units are dead": partial(_dead_units, records, dead_window),
         "gradients vanish": partial(_vanishing_gradients, summary, records),
     }
-    found, unknown = [], []
+    found = [] if diverged is None else [diverged]
+    unknown = []
     for what, check in checks.items():
         try:
             finding = check()
@@ -202,13 +213,47 @@ def _check_similarity(summary: PhaseSummary) -> None:
         )
 
 
-def _initial_collapse(summary: PhaseSummary) -> Finding | None:
+def _divergence(summary: PhaseSummary, records: Mapping[str, npt.NDArray[Any]]) -> Finding | None:
+    if not summary.has_diverged:
+        return None
+    last = summary.last_step
+    step = summary.first_step if last is None else last + 1
+    bad = _series(records, "n_nonfinite")
+    since = {
+        name: int(steps[of][0])
+        for name, (steps, counts) in bad.items()
+        for of in [(counts > 0) & (steps >= (last or 0))]
+        if of.any()
+    }
+    first = [name for name, at in since.items() if at == min(since.values())]
+    where = f" Rows that are not finite were seen first at {first[0]}." if first else ""
+    return Finding(
+        "divergence",
+        tuple(first),
+        step,
+        {"n_nonfinite_losses": summary.n_nonfinite_losses},
+        f"The run diverged: from step {step:,} on its loss was not finite, as with too large a "
+        f"learning rate.{where} All else that is told is about the steps before.",
+    )
+
+
+def _initial_collapse(
+    summary: PhaseSummary, records: Mapping[str, npt.NDArray[Any]]
+) -> Finding | None:
     if not _was_held_up(summary):
         return None
     _check_similarity(summary)
     if summary.n_missing_steps:
         raise _OpenError(f"the first {summary.n_missing_steps:,} steps of the run are not recorded")
-    starts = {site.site: site.feature_between.start for site in summary.sites}
+    first_steps = (summary.first_step or 0) + int(summary.thresholds["window"] or WINDOW) // 2
+    starts = {
+        name: float(values[of].mean())
+        for name, (steps, values) in _series(records, "feature_cos_between").items()
+        for of in [(steps <= first_steps) & np.isfinite(values)]
+        if of.any()
+    }
+    if not starts:
+        raise _OpenError(f"nothing was recorded until step {first_steps:,}")
     sites = tuple(name for name, start in starts.items() if start >= INITIAL_COSINE)
     if not sites:
         return None
@@ -279,11 +324,14 @@ def _dead_units(records: Mapping[str, npt.NDArray[Any]], window: int) -> Finding
     shares, since = {}, {}
     for name, (steps, values) in series.items():
         known = np.isfinite(values) & (steps >= window)
-        share = float(values[known][-WINDOW:].mean()) if known.any() else math.nan
-        if share >= DEAD_UNITS:
-            alive = np.flatnonzero(known & (values < DEAD_UNITS))
-            first = alive[-1] + 1 if alive.size else np.flatnonzero(known)[0]
-            shares[name], since[name] = share, int(steps[min(first, steps.size - 1)])
+        means = _trailing_means(values[known])
+        if means.size and means[-1] >= DEAD_UNITS:
+            below = np.flatnonzero(means < DEAD_UNITS)
+            stays = below[-1] + 1 if below.size else 0
+            # The mean is late: what lifted it began within its window.
+            begin = max(stays - WINDOW + 1, 0)
+            begin += int(np.argmax(values[known][begin : stays + 1] >= DEAD_UNITS))
+            shares[name], since[name] = float(means[-1]), int(steps[known][begin])
     if not shares:
         return None
     sites = tuple(sorted(shares, key=lambda name: since[name]))
@@ -293,7 +341,7 @@ def _dead_units(records: Mapping[str, npt.NDArray[Any]], window: int) -> Finding
         sites,
         since[first_site],
         {"dead_window_frac": shares[first_site], "largest": max(shares.values())},
-        f"{shares[first_site]:.0%} of the units at {first_site} were active for no sample of "
+        f"{shares[first_site]:.0%} of the units at {first_site} were above 0 for no sample of "
         f"{window:,} steps (known since step {since[first_site]:,}){_also(sites)}.",
     )
 
@@ -307,7 +355,8 @@ def _vanishing_gradients(
     measured = [name for name, (_, norms) in series.items() if np.isfinite(norms).any()]
     if len(measured) < 2:
         raise _OpenError("the gradients of at least two sites have to be measured")
-    first, last = measured[0], measured[-1]
+    first = measured[0]
+    last = max(measured[1:], key=lambda name: float(np.nanmedian(series[name][1])))
     (steps, first_norms), (last_steps, last_norms) = series[first], series[last]
     both, at_first, at_last = np.intersect1d(steps, last_steps, return_indices=True)
     above, below = last_norms[at_last], first_norms[at_first]
@@ -338,6 +387,13 @@ def _gradient_norms(records: Mapping[str, npt.NDArray[Any]]) -> _Series:
         vanished = np.isnan(values) & (zero[name][1] == rows[name][1]) & (rows[name][1] > 0)
         norms[name] = (steps, np.where(vanished, 0.0, values))
     return norms
+
+
+def _trailing_means(values: FloatArray) -> FloatArray:
+    """Mean of each value and the up to `WINDOW - 1` before it."""
+    sums = np.convolve(values, np.ones(WINDOW))[: values.size]
+    means: FloatArray = sums / np.minimum(np.arange(1, values.size + 1), WINDOW)
+    return means
 
 
 def _series(records: Mapping[str, npt.NDArray[Any]], column: str) -> _Series:

@@ -52,9 +52,9 @@ def over_seeds(summaries: Iterable[PhaseSummary], *, confidence: float = 0.95) -
 
     A run whose first phase did not end is longer than any number: it enters `length` as infinity,
     as the order of the runs is all that `median_interval` asks for. That holds if such runs were
-    watched longer than those that ended theirs. Left out are, of `length`, runs without finite loss
-    and those below chance level from the start, which have no first phase; of `rise`, runs in which
-    it was not measured.
+    watched longer than those that ended theirs. Left out are, of `length`, runs without finite
+    loss, those whose beginning is not known, and those below chance level from the start, which
+    have no first phase; of `rise`, runs in which it was not measured.
 
     Args:
         summaries: one per run, from `analyze`.
@@ -119,7 +119,7 @@ def median_interval(values: npt.ArrayLike, *, confidence: float = 0.95) -> Media
         return MedianInterval(math.nan, math.nan, math.nan, math.nan, 0, 0)
     # in units of 2^-n, exact: twice the probability to have fewer than k values below the median
     missed, rank = 2, 1
-    while missed + 2 * math.comb(count, rank) <= (1.0 - confidence) * 2**count:
+    while (missed + 2 * math.comb(count, rank)) / 2**count <= 1.0 - confidence:
         missed += 2 * math.comb(count, rank)
         rank += 1
     middle = (ordered[(count - 1) // 2], ordered[count // 2])
@@ -134,9 +134,9 @@ def median_interval(values: npt.ArrayLike, *, confidence: float = 0.95) -> Media
 
 
 def _length(run: PhaseSummary) -> float:
-    if run.always_below_chance or run.first_step is None or run.last_step is None:
+    if run.always_below_chance or run.beginning_unknown or run.last_step is None:
         return math.nan
-    return math.inf if run.first_phase_end is None else float(run.first_phase_end - run.first_step)
+    return math.inf if run.phase_length is None else float(run.phase_length)
 
 
 def _largest_rise(run: PhaseSummary) -> float:

@@ -33,8 +33,8 @@ class PhaseSummary:
             phase never ended or the loss fell without a bend.
         verdict: `"collapsed"`, `"stuck"`, `"none"` or `"undecided"`.
         collapse_site: site with the largest rise of the between-class feature similarity, whether
-            or not that rise made a collapse; rises within 0.01 of the largest count as tied, and
-            the deepest (last recorded) of them is taken.
+            or not that rise made a collapse; rises within 0.01 of the largest count as tied (if the
+            largest made a collapse, those that did), and the deepest (last recorded) is taken.
         peak_step: step of the peak at that site.
         peak_feature_cos_between: value of the peak at that site (a cosine).
         sites: one `SitePhase` per site, in recorded order.
@@ -76,6 +76,11 @@ class PhaseSummary:
         if self.first_phase_end is None or self.first_step is None:
             return None
         return self.first_phase_end - self.first_step + self.n_missing_steps
+
+    @property
+    def has_diverged(self) -> bool:
+        """Whether the last loss is not finite."""
+        return self.n_steps > 0 and math.isnan(self.final_loss)
 
     def to_dict(self) -> dict[str, Any]:
         """This summary as plain values for JSON; NaN and infinities become None."""
@@ -166,10 +171,11 @@ def analyze(
         end = first_phase_end(
             values, steps=numbers, decay=decay, drop=drop, chance_loss=chance_loss
         )
-    sites = site_phases(records, end, window=window) if records else []
-    collapse = _collapse_site(sites)
     average = smoothed_loss(values, decay)
     finite = np.isfinite(values)
+    known = before_divergence(records, numbers, finite) if records else None
+    sites = site_phases(known, end, window=window) if known else []
+    collapse = _collapse_site(sites, min_rise)
     always_below = bool(
         chance_loss is not None
         and finite.any()
@@ -267,12 +273,32 @@ def _starts_at_chance(
     return bool(first.size and first.mean() >= chance_loss - drop * abs(chance_loss))
 
 
-def _collapse_site(sites: list[SitePhase]) -> SitePhase | None:
+def before_divergence(
+    records: Mapping[str, npt.NDArray[Any]], steps: IntArray, finite: npt.NDArray[np.bool_]
+) -> Mapping[str, npt.NDArray[Any]]:
+    """The records of a run up to its last finite loss, if it ended with others; else all.
+
+    Features and gates of a network whose weights are not finite say nothing of collapse.
+
+    Args:
+        records: columns of equal length, `step` among them.
+        steps: step of each loss, `[n]`.
+        finite: whether each loss is finite, `[n]`.
+    """
+    if not finite.any() or finite[-1]:
+        return records
+    kept = np.asarray(records["step"]) <= steps[finite][-1]
+    return {name: np.asarray(values)[kept] for name, values in records.items()}
+
+
+def _collapse_site(sites: list[SitePhase], min_rise: float) -> SitePhase | None:
     measured = [site for site in sites if not math.isnan(site.feature_between.rise)]
     if not measured:
         return None
     largest = max(site.feature_between.rise for site in measured)
-    return [site for site in measured if site.feature_between.rise >= largest - _TIE][-1]
+    # A tie must not take a collapse for none.
+    least = max(largest - _TIE, min_rise) if largest >= min_rise else largest - _TIE
+    return [site for site in measured if site.feature_between.rise >= least][-1]
 
 
 def _plain(value: Any) -> Any:

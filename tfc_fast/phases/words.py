@@ -106,14 +106,17 @@ def remedies(summary: PhaseSummary, settings: Mapping[str, Any] | None = None) -
 
     Returns:
         One remedy per entry with the effect that it rests on, the largest first; empty for the
-        verdicts `"none"` and `"undecided"`.
+        verdicts `"none"` and `"undecided"`, and for a run that ended with losses that are not
+        finite: what shortens the first phase makes that more likely, if anything.
 
     Example:
         >>> from tfc_fast.phases import analyze
         >>> remedies(analyze([2.3] * 400, None))[0].partition(" Measured")[0]
         'Add batch normalisation before each ReLU.'
     """
-    return [] if summary.verdict in ("none", "undecided") else advice(settings)
+    if summary.verdict in ("none", "undecided") or summary.has_diverged:
+        return []
+    return advice(settings)
 
 
 def _loss_sentence(summary: PhaseSummary) -> str:
@@ -178,8 +181,8 @@ def _similarity_sentence(summary: PhaseSummary) -> str:
             + (f" after step {missing:,}; what was before is not recorded." if missing else ".")
         )
     sentence = (
-        "Meanwhile the features of different classes grew more alike, most of all at "
-        f"{site.site}: the mean cosine between classes rose from {course.start:.2f} to "
+        f"Meanwhile the features of different classes grew more alike, at {site.site} as much as "
+        f"anywhere: the mean cosine between classes rose from {course.start:.2f} to "
         f"{course.peak:.2f} (step {course.peak_step})"
     )
     if course.fall > 0.0:

@@ -234,8 +234,9 @@ def read_columns(path: Path, dtypes: Mapping[str, np.dtype[Any]]) -> dict[str, n
     """
     arrow, parquet = _import_pyarrow()
     try:
-        # Not read_table: it would take a folder called `lr=0.1` for a column of the data.
-        with arrow.OSFile(os.fspath(path)) as file:
+        # Not read_table: it would take a folder called `lr=0.1` for a column of the data. And not a
+        # file of Arrow's: a path need not be UTF-8.
+        with path.open("rb") as file:
             source = parquet.ParquetFile(file, page_checksum_verification=True)
             missing = [name for name in dtypes if name not in source.schema_arrow.names]
             if missing:
