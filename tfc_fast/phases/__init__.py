@@ -21,9 +21,10 @@ from __future__ import annotations
 
 from tfc_fast.phases.change_point import ChangePoint, loss_change_point
 from tfc_fast.phases.curve import first_phase_end, smoothed_loss
-from tfc_fast.phases.diagnosis import Diagnosis, Finding, FindingKind, diagnose
+from tfc_fast.phases.diagnosis import Diagnosis, diagnose
 from tfc_fast.phases.effects import Effect, advice, effects
 from tfc_fast.phases.events import EVENT_KINDS, Event, EventDetector, EventKind
+from tfc_fast.phases.findings import Finding, FindingKind
 from tfc_fast.phases.monitor import Change, PhaseMonitor, State
 from tfc_fast.phases.seeds import MedianInterval, SeedSummary, median_interval, over_seeds
 from tfc_fast.phases.sites import Rise, SitePhase, site_phases
