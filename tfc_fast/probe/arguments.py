@@ -57,7 +57,10 @@ def tensor_of(name: str, value: Tensor | np.ndarray | None) -> Tensor | None:
 
 def checked_loss(loss: object) -> Tensor | float | None:
     """The loss of a step as something that can be stored as one number."""
-    if loss is None or isinstance(loss, Tensor | float):
+    if loss is None or isinstance(loss, float):
+        return loss
+    if isinstance(loss, Tensor):
+        _check_loss_tensor(loss)
         return loss
     if isinstance(loss, np.ndarray) and loss.size != 1:
         raise ValueError(f"loss: wanted one number, got shape {list(loss.shape)}; give its mean")
@@ -68,6 +71,14 @@ def checked_loss(loss: object) -> Tensor | float | None:
             f"loss: wanted a tensor of one element, a number or None, got {type(loss).__name__}"
         )
     return float(loss)
+
+
+def _check_loss_tensor(loss: Tensor) -> None:
+    """Throw unless it is one real number; what the number is only its device knows."""
+    if loss.numel() != 1:
+        raise ValueError(f"loss: wanted one number, got shape {list(loss.shape)}; give its mean")
+    if loss.is_complex():
+        raise TypeError(f"loss: wanted a real number, got a tensor of {loss.dtype}")
 
 
 def at_least_one(name: str, value: object) -> int:

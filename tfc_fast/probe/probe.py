@@ -369,8 +369,8 @@ class Probe:
         Raises:
             RuntimeError: The probe is not attached; or other processes of its group did not close
                 this step in time, or have other sites. Then the step is not recorded.
-            TypeError: `loss` is neither a tensor nor a number.
-            ValueError: `loss` has more than one element; there is no such split, or nothing was
+            TypeError: `loss` is neither a tensor nor a number, or a complex one.
+            ValueError: `loss` has not one element; there is no such split, or nothing was
                 measured for it; or, on a GPU, an earlier batch was wrong.
             OSError: A sink could not store its records; they are kept and tried again next time.
         """

@@ -85,14 +85,9 @@ class Processes:
             The mean of the losses of the processes that have one.
 
         Raises:
-            ValueError: `loss` has more than one element. Nothing has been lost then.
             RuntimeError: The others did not come in time, or are at another step, or have seen
                 other sites. What this process has recorded of the step is forgotten then.
         """
-        if isinstance(loss, Tensor) and loss.numel() != 1:
-            raise ValueError(
-                f"loss: wanted one number, got shape {list(loss.shape)}; give its mean"
-            )
         if not recorder.recording():
             return loss
         step, batches, units = recorder.collect()
