@@ -61,6 +61,15 @@ def test_arguments_are_checked(
         Probe(**({"model": model()} | arguments))
 
 
+def test_sinks_that_can_be_iterated_once_are_served() -> None:
+    net, train, evaluation = model(), Good(), Good()
+    with Probe(net, sinks=iter([train]), eval_sinks=iter([evaluation])) as probe:
+        for split in ("train", "eval"):
+            measure(net, probe, split)
+            probe.step(split=split)  # type: ignore[arg-type]
+    assert train.steps == evaluation.steps == [1, 1]
+
+
 def test_a_misspelt_pattern_is_met_with_near_names() -> None:
     net = nn.ModuleDict({"encoder": nn.ReLU(), "decoder": nn.ReLU()})
     with pytest.raises(ValueError, match=r"did you mean one of \['encoder'"):

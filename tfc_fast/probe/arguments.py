@@ -34,16 +34,18 @@ def device_of(model: nn.Module) -> torch.device:
     return torch.device("cpu")
 
 
-def check_sinks(name: str, sinks: Iterable[object]) -> None:
-    """Throw unless all of them are sinks."""
+def checked_sinks(name: str, sinks: Iterable[Sink]) -> tuple[Sink, ...]:
+    """Those that were given, if all of them are sinks."""
     if not isinstance(sinks, Iterable):
         raise TypeError(f"{name}: wanted a list of sinks, got {type(sinks).__name__}")
+    sinks = tuple(sinks)
     for sink in sinks:
         if not isinstance(sink, Sink):
             raise TypeError(
                 f"{name}: {type(sink).__name__} lacks one of write, flush, close "
                 "(tfc_fast.records.Sink)"
             )
+    return sinks
 
 
 def tensor_of(name: str, value: Tensor | np.ndarray | None) -> Tensor | None:

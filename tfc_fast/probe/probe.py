@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from time import perf_counter
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -17,8 +17,8 @@ from tfc_fast.phases.events import checked_kinds
 from tfc_fast.probe.arguments import (
     at_least_one,
     check_model,
-    check_sinks,
     checked_loss,
+    checked_sinks,
     device_of,
     tensor_of,
 )
@@ -143,8 +143,8 @@ class Probe:
         budget: float | None = None,
         window: int = 100,
         reduction: Reductions = "flatten",
-        sinks: Sequence[Sink] = (),
-        eval_sinks: Sequence[Sink] = (),
+        sinks: Iterable[Sink] = (),
+        eval_sinks: Iterable[Sink] = (),
         capacity: int = 256,
         history_records: int | None = 100_000,
         max_sites: int | None = None,
@@ -164,8 +164,8 @@ class Probe:
         at_least_one("capacity", capacity)
         if history_records is not None:
             at_least_one("history_records", history_records)
-        check_sinks("sinks", sinks)
-        check_sinks("eval_sinks", eval_sinks)
+        sinks = checked_sinks("sinks", sinks)
+        eval_sinks = checked_sinks("eval_sinks", eval_sinks)
         stop_on = checked_kinds("stop_on", stop_on)
         if events is not None and not isinstance(events, EventDetector):
             raise TypeError(f"events: wanted an EventDetector, got {type(events).__name__}")
