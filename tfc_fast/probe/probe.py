@@ -234,6 +234,7 @@ class Probe:
                 self._channel.leave_out_half,
             )
         )
+        self._restored_step = 0
         self._attached = False
         self._masked = False  # the last batch was
 
@@ -409,8 +410,7 @@ class Probe:
             OSError: A sink could not store its records.
         """
         for_each([self._outlet.flush, self._evaluation.flush])
-        if self._recorder.step > 0:  # taps have been seen
-            self._channel.warn_of_unused_reductions()
+        self._warn_of_unused_reductions()
 
     def close(self) -> None:
         """Detach, flush, and close the sinks."""
@@ -432,7 +432,9 @@ class Probe:
         Raises:
             ValueError: On a GPU, an earlier batch was wrong, see `Probe`.
         """
-        return (self._evaluation if is_evaluation(split) else self._outlet).history()
+        records = (self._evaluation if is_evaluation(split) else self._outlet).history()
+        self._warn_of_unused_reductions()
+        return records
 
     def describe(self) -> Description:
         """What is watched, how large it is, and what is not watched and why.
@@ -466,7 +468,7 @@ class Probe:
         """
         return describe(
             self._channel.kinds({name: type(module).__name__ for name, module in self._modules}),
-            self._channel.sizes(self._outlet.history()),
+            self._channel.sizes(self.history()),
             self._channel.left_out(),
             {watch.name: watch.unwatchable for watch in self._watches if watch.unwatchable},
             self._others,
@@ -573,6 +575,7 @@ class Probe:
         if list(sites[: len(own)]) != own:
             raise ValueError(f"state: saved for sites {list(sites)}, this probe has {own}")
         self._recorder.restore(step, units, placement)
+        self._restored_step = step
         if self._processes is not None:
             self._processes.forget(self._recorder)
         for name in sites:
@@ -582,6 +585,10 @@ class Probe:
         self._evaluation.restart()
         if self._budget is not None:
             self._budget.restart(step)
+
+    def _warn_of_unused_reductions(self) -> None:
+        if self._recorder.step > self._restored_step:  # taps have been seen
+            self._channel.warn_of_unused_reductions()
 
     def _not_attached(self, method: str) -> RuntimeError:
         return RuntimeError(
