@@ -382,6 +382,14 @@ def test_a_warning_is_of_the_line_that_led_to_it() -> None:
             assert [warning.filename for warning in caught] == [__file__]
 
 
+def test_a_warning_is_told_to_code_without_a_name() -> None:
+    with Probe(model()) as probe:
+        probe.step()
+        with pytest.warns(RuntimeWarning, match="no watched site took part") as caught:
+            exec(compile("probe.flush()", "a cell", "exec"), {"probe": probe})
+    assert [warning.filename for warning in caught] == ["a cell"]
+
+
 def test_a_probe_says_what_it_is() -> None:
     probe = Probe(nn.Sequential(nn.Linear(3, 2), nn.ReLU()))
     assert repr(probe) == "<Probe, not attached, sites: 1>"
