@@ -97,6 +97,12 @@ NO_NUMBER = [
     (np.ones(2), ValueError, r"wanted one number, got shape \[2\]; give its mean"),
     (torch.ones(2), ValueError, r"wanted one number, got shape \[2\]; give its mean"),
     (torch.ones(0), ValueError, r"wanted one number, got shape \[0\]; give its mean"),
+    (np.array(["x"]), TypeError, "wanted a tensor of one element, a number or None, got str"),
+    (np.str_("2.5"), TypeError, "wanted a tensor of one element, a number or None, got str"),
+    (np.array([None]), TypeError, "wanted a tensor of one element, a number .*, got NoneType"),
+    (np.array([1j]), TypeError, "wanted a tensor of one element, a number or None, got complex"),
+    (np.complex64(1), TypeError, "wanted a tensor of one element, a number or None, got complex"),
+    (10**400, ValueError, "wanted a number, got int of which float.. says: int too large"),
     (torch.tensor(1j), TypeError, "wanted a real number, got a tensor of torch.complex64"),
 ]
 

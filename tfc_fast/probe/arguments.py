@@ -66,13 +66,18 @@ def checked_loss(loss: object) -> Tensor | float | None:
         return loss
     if isinstance(loss, np.ndarray) and loss.size != 1:
         raise ValueError(f"loss: wanted one number, got shape {list(loss.shape)}; give its mean")
-    if isinstance(loss, np.ndarray):
-        return float(loss.item())
-    if not isinstance(loss, SupportsFloat):
+    # numpy would make a number of a str, and a real one of a complex one.
+    value = loss.item() if isinstance(loss, np.ndarray | np.generic) else loss
+    if not isinstance(value, SupportsFloat):
         raise TypeError(
-            f"loss: wanted a tensor of one element, a number or None, got {type(loss).__name__}"
+            f"loss: wanted a tensor of one element, a number or None, got {type(value).__name__}"
         )
-    return float(loss)
+    try:
+        return float(value)
+    except Exception as error:
+        raise ValueError(
+            f"loss: wanted a number, got {type(value).__name__} of which float() says: {error}"
+        ) from error
 
 
 def _check_loss_tensor(loss: Tensor) -> None:
