@@ -40,18 +40,20 @@ def test_globs_that_decide_for_no_site_are_told_once(fetch: Callable[[Probe], ob
 
 
 @FETCHES
+@pytest.mark.parametrize("compiled", [False, True])
 def test_globs_are_judged_by_the_steps_after_a_restored_one(
-    fetch: Callable[[Probe], object],
+    fetch: Callable[[Probe], object], compiled: bool
 ) -> None:
     model = HiddenTap()
+    run = torch.compile(model, backend="aot_eager", fullgraph=True) if compiled else model
     reductions: Any = {"hid*": "tokens", "stem.*": "pool"}
     with Probe(model, reduction={"hid*": "tokens"}) as first:
-        model(torch.ones(4, 2, 5)).sum().backward()
+        run(torch.ones(4, 2, 5)).sum().backward()
         first.step()
     with Probe(model, reduction=reductions) as second:
         second.load_state_dict(first.state_dict())
         fetch(second)  # too early
-        model(torch.ones(4, 2, 5)).sum().backward()
+        run(torch.ones(4, 2, 5)).sum().backward()
         second.step()
         with pytest.warns(RuntimeWarning, match=r"\['stem\.\*'\] decide for none"):
             fetch(second)
