@@ -256,27 +256,6 @@ def test_tap_checks_what_it_is_given() -> None:
             tap(torch.tensor(1.0), "x")
 
 
-def test_silence_is_reported_once() -> None:
-    net = model()
-    with Probe(net, capacity=2) as probe:
-        with pytest.warns(RuntimeWarning, match="no watched site took part"):
-            probe.step()
-        for _ in range(10):
-            probe.step()
-        backward(net)
-        probe.step()
-    assert probe.history()["step"].tolist() == [12, 12]
-
-
-def test_running_out_of_sites_warns_and_training_goes_on() -> None:
-    net = model()
-    with Probe(net, max_sites=3) as probe:
-        with pytest.warns(RuntimeWarning, match=r"site '3#1' is one more than max_sites=3"):
-            (net(torch.ones(2, 3)).sum() + net(torch.ones(2, 3)).sum()).backward()
-        probe.step()
-    assert probe.history()["site"].tolist() == ["1", "3", "1#1"]
-
-
 class Broken:
     """A sink that fails now and then."""
 
@@ -375,25 +354,6 @@ def test_labels_that_nobody_asked_for() -> None:
         pytest.raises(ValueError, match=r"labels: given, but .* Probe\(num_classes=\.\.\.\)"),
     ):
         probe.batch(labels=torch.tensor([0, 1]))
-
-
-def test_a_warning_is_of_the_line_that_led_to_it() -> None:
-    with Probe(nn.Sequential(nn.Linear(3, 2), nn.ReLU())) as probe:
-        probe.step()
-        for call in (probe.flush, probe.history):
-            probe._outlet._silence = "silence"
-            probe.step()
-            with pytest.warns(RuntimeWarning) as caught:
-                call()
-            assert [warning.filename for warning in caught] == [__file__]
-
-
-def test_a_warning_is_told_to_code_without_a_name() -> None:
-    with Probe(model()) as probe:
-        probe.step()
-        with pytest.warns(RuntimeWarning, match="no watched site took part") as caught:
-            exec(compile("probe.flush()", "a cell", "exec"), {"probe": probe})
-    assert [warning.filename for warning in caught] == ["a cell"]
 
 
 def test_a_probe_says_what_it_is() -> None:
