@@ -145,6 +145,22 @@ def test_numbers_go_to_the_loggers(tmp_path: Path) -> None:
         }
 
 
+@pytest.mark.parametrize(
+    ("every", "log_every", "logged"),
+    [(2, 4, [5, 9]), (4, 4, [5, 9]), (5, 2, [6, 11]), (3, 2, [4, 7, 10]), (1, 5, [5, 10])],
+)
+def test_numbers_of_thinned_records_go_to_the_loggers(
+    every: int, log_every: int, logged: list[int], tmp_path: Path
+) -> None:
+    logger, callback = ListLogger(), TFCCallback(num_classes=3, every=every)
+    fit(Net(), tmp_path, 11, callbacks=[callback], logger=logger, log_every_n_steps=log_every)
+    assert [step for step, _ in logger.logged] == logged
+    rate = callback.history()["active_rate"]
+    assert [metrics["tfc/active_rate/net.1"] for _, metrics in logger.logged] == [
+        rate[(step - 1) // every] for step in logged
+    ]
+
+
 def test_an_exception_leaves_the_model_and_the_records(tmp_path: Path) -> None:
     net, callback = Net(fail_at=3), TFCCallback(num_classes=3)
     with pytest.raises(OSError, match="the disk is gone"):

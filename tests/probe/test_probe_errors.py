@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from process_scenarios import group_of_one
 from torch import nn
 
 from tfc_fast import Probe, tap
@@ -58,6 +61,15 @@ def test_arguments_are_checked(
         Probe(**({"model": model()} | arguments))
 
 
+def test_sinks_that_can_be_iterated_once_are_served() -> None:
+    net, train, evaluation = model(), Good(), Good()
+    with Probe(net, sinks=iter([train]), eval_sinks=iter([evaluation])) as probe:
+        for split in ("train", "eval"):
+            measure(net, probe, split)
+            probe.step(split=split)  # type: ignore[arg-type]
+    assert train.steps == evaluation.steps == [1, 1]
+
+
 def test_a_misspelt_pattern_is_met_with_near_names() -> None:
     net = nn.ModuleDict({"encoder": nn.ReLU(), "decoder": nn.ReLU()})
     with pytest.raises(ValueError, match=r"did you mean one of \['encoder'"):
@@ -69,25 +81,64 @@ def test_a_glob_for_everything_leaves_the_model_itself_out() -> None:
         assert probe.sites == ("0", "1", "2", "3")
 
 
+def measure(net: nn.Module, probe: Probe, split: str) -> None:
+    if split == "train":
+        backward(net)
+        return
+    with torch.no_grad():
+        probe.batch()
+        net(torch.ones(6, 3))
+
+
+NO_NUMBER = [
+    ("2.3", TypeError, "wanted a tensor of one element, a number or None, got str"),
+    ([2.3], TypeError, "wanted a tensor of one element, a number or None, got list"),
+    (object(), TypeError, "wanted a tensor of one element, a number or None, got object"),
+    (np.ones(2), ValueError, r"wanted one number, got shape \[2\]; give its mean"),
+    (torch.ones(2), ValueError, r"wanted one number, got shape \[2\]; give its mean"),
+    (torch.ones(0), ValueError, r"wanted one number, got shape \[0\]; give its mean"),
+    (np.array(["x"]), TypeError, "wanted a tensor of one element, a number or None, got str"),
+    (np.str_("2.5"), TypeError, "wanted a tensor of one element, a number or None, got str"),
+    (np.array([None]), TypeError, "wanted a tensor of one element, a number .*, got NoneType"),
+    (np.array([1j]), TypeError, "wanted a tensor of one element, a number or None, got complex"),
+    (np.complex64(1), TypeError, "wanted a tensor of one element, a number or None, got complex"),
+    (10**400, ValueError, "wanted a number, got int of which float.. says: int too large"),
+    (torch.tensor(1j), TypeError, "wanted a real number, got a tensor of torch.complex64"),
+]
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["alone", "of a group"])
 @pytest.mark.parametrize("split", ["train", "eval"])
-@pytest.mark.parametrize(
-    ("loss", "number"), [("2.3", np.float32(2.5)), ([2.3], np.array([2.5])), (object(), 2.5)]
-)
-def test_a_loss_that_is_no_number_costs_nothing(loss: object, number: object, split: Any) -> None:
+@pytest.mark.parametrize("number", [np.float32(2.5), np.array([2.5]), torch.tensor([2.5])])
+def test_a_loss_that_is_no_number_costs_nothing(
+    number: object, split: Any, shared: bool, tmp_path: Path
+) -> None:
+    net = model()
+    with (
+        group_of_one(tmp_path) if shared else contextlib.nullcontext() as group,
+        Probe(net, process_group=group) as probe,
+    ):
+        measure(net, probe, split)
+        for loss, error, message in NO_NUMBER:
+            with pytest.raises(error, match=f"^loss: {message}"):
+                probe.step(loss=loss, split=split)  # type: ignore[arg-type]
+        probe.step(loss=number, split=split)  # type: ignore[arg-type]
+        history = probe.history(split=split)
+    assert history["loss"].tolist() == [2.5, 2.5]
+    assert history["n_rows"].tolist() == [6, 6]
+
+
+def test_an_evaluation_that_cannot_be_closed_is_in_no_other() -> None:
     net = model()
     with Probe(net) as probe:
-        if split == "train":
-            backward(net)
-        else:
-            with torch.no_grad():
-                probe.batch()
-                net(torch.ones(6, 3))
-        with pytest.raises(TypeError, match=r"^loss: wanted a tensor of one element, a number or"):
-            probe.step(loss=loss, split=split)  # type: ignore[arg-type]
-        with pytest.raises(ValueError, match=r"^loss: wanted one number, got shape \[2\]"):
-            probe.step(loss=np.ones(2), split=split)  # type: ignore[arg-type]
-        probe.step(loss=number, split=split)  # type: ignore[arg-type]
-    assert probe.history(split=split)["loss"].tolist() == [2.5, 2.5]
+        measure(net, probe, "eval")
+        with pytest.raises(RuntimeError, match="meta"):
+            probe.step(loss=torch.ones((), device="meta"), split="eval")
+        with pytest.raises(ValueError, match="nothing was measured for 'eval'"):
+            probe.step(split="eval")
+        measure(net, probe, "eval")
+        probe.step(split="eval")
+    assert probe.history(split="eval")["n_rows"].tolist() == [6, 6]
 
 
 @pytest.mark.parametrize(
@@ -197,38 +248,12 @@ def test_two_probes_on_one_module() -> None:
     second.detach()
 
 
-def test_the_loss_must_be_one_number() -> None:
-    with Probe(model()) as probe, pytest.raises(ValueError, match=r"loss: .* got shape \[3\]"):
-        probe.step(loss=torch.ones(3))
-
-
 def test_tap_checks_what_it_is_given() -> None:
     with Probe(model()):
         with pytest.raises(TypeError, match=r"tap 'x': wanted a float tensor, got torch\.int64"):
             tap(torch.arange(3), "x")
         with pytest.raises(ValueError, match="tap 'x': wanted at least one dimension"):
             tap(torch.tensor(1.0), "x")
-
-
-def test_silence_is_reported_once() -> None:
-    net = model()
-    with Probe(net, capacity=2) as probe:
-        with pytest.warns(RuntimeWarning, match="no watched site took part"):
-            probe.step()
-        for _ in range(10):
-            probe.step()
-        backward(net)
-        probe.step()
-    assert probe.history()["step"].tolist() == [12, 12]
-
-
-def test_running_out_of_sites_warns_and_training_goes_on() -> None:
-    net = model()
-    with Probe(net, max_sites=3) as probe:
-        with pytest.warns(RuntimeWarning, match=r"site '3#1' is one more than max_sites=3"):
-            (net(torch.ones(2, 3)).sum() + net(torch.ones(2, 3)).sum()).backward()
-        probe.step()
-    assert probe.history()["site"].tolist() == ["1", "3", "1#1"]
 
 
 class Broken:
@@ -329,17 +354,6 @@ def test_labels_that_nobody_asked_for() -> None:
         pytest.raises(ValueError, match=r"labels: given, but .* Probe\(num_classes=\.\.\.\)"),
     ):
         probe.batch(labels=torch.tensor([0, 1]))
-
-
-def test_a_warning_is_of_the_line_that_led_to_it() -> None:
-    with Probe(nn.Sequential(nn.Linear(3, 2), nn.ReLU())) as probe:
-        probe.step()
-        for call in (probe.flush, probe.history):
-            probe._outlet._silence = "silence"
-            probe.step()
-            with pytest.warns(RuntimeWarning) as caught:
-                call()
-            assert [warning.filename for warning in caught] == [__file__]
 
 
 def test_a_probe_says_what_it_is() -> None:

@@ -282,30 +282,6 @@ class OneNameTwice(nn.Module):
         return tap(tap(x * 1, "a", reduction="tokens") * 1, "a")
 
 
-def test_globs_that_decide_for_no_site_are_told_once() -> None:
-    class Net(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv, self.act = nn.Conv1d(2, 3, 1), nn.ReLU()
-
-        def forward(self, x: Tensor) -> Tensor:
-            return tap(self.act(self.conv(x)), "hidden") * 2
-
-    model = Net()
-    reductions: Any = {"a*": "pool", "act": "tokens", "stem.*": "pool", "hid*": "tokens"}
-    probe = Probe(model, reduction=reductions)
-    probe.flush()  # too early: no tap has been seen
-    with probe:
-        for _ in range(2):
-            model(torch.ones(4, 2, 5)).sum().backward()
-            probe.step()
-            if probe.sites[1:]:
-                with pytest.warns(RuntimeWarning, match=r"\['act', 'stem\.\*'\] decide for none"):
-                    probe.flush()
-                break
-        probe.flush()
-
-
 def test_a_tap_that_asks_for_nothing_gets_what_the_probe_says() -> None:
     model = OneNameTwice()
     with Probe(model, sites=[]) as probe:

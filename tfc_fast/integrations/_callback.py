@@ -13,6 +13,7 @@ from tfc_fast.integrations._metrics import DEFAULT_COLUMNS, check_columns
 from tfc_fast.phases import Event, EventDetector, EventKind
 from tfc_fast.phases.events import checked_kinds
 from tfc_fast.probe import Probe, Sites
+from tfc_fast.probe.arguments import checked_sinks
 from tfc_fast.probe.budget import checked_share
 from tfc_fast.probe.reductions import Reductions
 from tfc_fast.records import Records, Sink, empty
@@ -29,7 +30,7 @@ class ProbeOwner:
         labels: LabelRule | None = None,
         mask: MaskRule | None = None,
         columns: Sequence[str] = DEFAULT_COLUMNS,
-        sinks: Sequence[Sink] = (),
+        sinks: Iterable[Sink] = (),
         every: int = 1,
         budget: float | None = None,
         window: int = 100,
@@ -49,7 +50,7 @@ class ProbeOwner:
         self._label_rule = labels or find_labels
         self._mask_rule = mask
         self._columns = check_columns(columns)
-        self._sinks = tuple(sinks)
+        self._sinks = checked_sinks("sinks", sinks)
         self._every = every
         self._budget = None if budget is None else checked_share(budget)
         self._window = window

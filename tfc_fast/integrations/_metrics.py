@@ -58,7 +58,11 @@ def steps_of(records: Records) -> list[tuple[int, slice]]:
 
 
 class LogSink:
-    """A sink that hands every `every`-th step to a function `log(metrics, step)`."""
+    """A sink that hands one step in `every` steps to a function `log(metrics, step)`.
+
+    It is the first recorded one at or after each multiple of `every`: where not every step is
+    recorded the multiples themselves may all be left out.
+    """
 
     def __init__(
         self, log: Callable[[Metrics, int], None], columns: Sequence[str], every: int
@@ -66,11 +70,14 @@ class LogSink:
         self._log = log
         self._columns = columns
         self._every = every
+        self._turn = 0
 
     def write(self, records: Records) -> None:
         """Log the steps that are due."""
         for step, rows in steps_of(records):
-            if step % self._every == 0:
+            turn = step // self._every
+            if turn > self._turn:
+                self._turn = turn
                 self._log(metrics_of(records, rows, self._columns), step)
 
     def flush(self) -> None:

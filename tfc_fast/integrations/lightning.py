@@ -32,7 +32,8 @@ class TFCCallback(ProbeOwner, Callback):
     watches its own part of the batch, and the first one logs.
 
     Numbers go to the Trainer's loggers as `tfc/<column>/<site>`, every `log_every_n_steps` of the
-    Trainer; all of them to `history()` and to `sinks`.
+    Trainer, or with the next step that is recorded (`every`, `budget`); all of them to `history()`
+    and to `sinks`.
 
     Args:
         sites: What to watch; see `tfc_fast.Probe`.

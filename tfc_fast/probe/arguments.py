@@ -34,16 +34,18 @@ def device_of(model: nn.Module) -> torch.device:
     return torch.device("cpu")
 
 
-def check_sinks(name: str, sinks: Iterable[object]) -> None:
-    """Throw unless all of them are sinks."""
+def checked_sinks(name: str, sinks: Iterable[Sink]) -> tuple[Sink, ...]:
+    """Those that were given, if all of them are sinks."""
     if not isinstance(sinks, Iterable):
         raise TypeError(f"{name}: wanted a list of sinks, got {type(sinks).__name__}")
+    sinks = tuple(sinks)
     for sink in sinks:
         if not isinstance(sink, Sink):
             raise TypeError(
                 f"{name}: {type(sink).__name__} lacks one of write, flush, close "
                 "(tfc_fast.records.Sink)"
             )
+    return sinks
 
 
 def tensor_of(name: str, value: Tensor | np.ndarray | None) -> Tensor | None:
@@ -57,17 +59,33 @@ def tensor_of(name: str, value: Tensor | np.ndarray | None) -> Tensor | None:
 
 def checked_loss(loss: object) -> Tensor | float | None:
     """The loss of a step as something that can be stored as one number."""
-    if loss is None or isinstance(loss, Tensor | float):
+    if loss is None or isinstance(loss, float):
+        return loss
+    if isinstance(loss, Tensor):
+        _check_loss_tensor(loss)
         return loss
     if isinstance(loss, np.ndarray) and loss.size != 1:
         raise ValueError(f"loss: wanted one number, got shape {list(loss.shape)}; give its mean")
-    if isinstance(loss, np.ndarray):
-        return float(loss.item())
-    if not isinstance(loss, SupportsFloat):
+    # numpy would make a number of a str, and a real one of a complex one.
+    value = loss.item() if isinstance(loss, np.ndarray | np.generic) else loss
+    if not isinstance(value, SupportsFloat):
         raise TypeError(
-            f"loss: wanted a tensor of one element, a number or None, got {type(loss).__name__}"
+            f"loss: wanted a tensor of one element, a number or None, got {type(value).__name__}"
         )
-    return float(loss)
+    try:
+        return float(value)
+    except Exception as error:
+        raise ValueError(
+            f"loss: wanted a number, got {type(value).__name__} of which float() says: {error}"
+        ) from error
+
+
+def _check_loss_tensor(loss: Tensor) -> None:
+    """Throw unless it is one real number; what the number is only its device knows."""
+    if loss.numel() != 1:
+        raise ValueError(f"loss: wanted one number, got shape {list(loss.shape)}; give its mean")
+    if loss.is_complex():
+        raise TypeError(f"loss: wanted a real number, got a tensor of {loss.dtype}")
 
 
 def at_least_one(name: str, value: object) -> int:

@@ -108,11 +108,15 @@ class Evaluation:
                 "forward of the evaluation, both where gradients are off (torch.no_grad or "
                 "torch.inference_mode)"
             )
-        self._open = self.measuring = False
         self._recorder.use_sites(len(self._names))
-        if self._processes is not None:
-            loss = self._processes.combine(self._recorder, self._names, loss)
-        self._recorder.end_step(loss)
+        try:
+            if self._processes is not None:
+                loss = self._processes.combine(self._recorder, self._names, loss)
+            self._recorder.end_step(loss)
+        except BaseException:
+            self.discard()  # else the next evaluation would add to it
+            raise
+        self._open = self.measuring = False
         self._outlet.drain(wait=False)
 
     def discard(self) -> None:

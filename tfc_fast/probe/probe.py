@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from time import perf_counter
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -17,8 +17,8 @@ from tfc_fast.phases.events import checked_kinds
 from tfc_fast.probe.arguments import (
     at_least_one,
     check_model,
-    check_sinks,
     checked_loss,
+    checked_sinks,
     device_of,
     tensor_of,
 )
@@ -143,8 +143,8 @@ class Probe:
         budget: float | None = None,
         window: int = 100,
         reduction: Reductions = "flatten",
-        sinks: Sequence[Sink] = (),
-        eval_sinks: Sequence[Sink] = (),
+        sinks: Iterable[Sink] = (),
+        eval_sinks: Iterable[Sink] = (),
         capacity: int = 256,
         history_records: int | None = 100_000,
         max_sites: int | None = None,
@@ -164,8 +164,8 @@ class Probe:
         at_least_one("capacity", capacity)
         if history_records is not None:
             at_least_one("history_records", history_records)
-        check_sinks("sinks", sinks)
-        check_sinks("eval_sinks", eval_sinks)
+        sinks = checked_sinks("sinks", sinks)
+        eval_sinks = checked_sinks("eval_sinks", eval_sinks)
         stop_on = checked_kinds("stop_on", stop_on)
         if events is not None and not isinstance(events, EventDetector):
             raise TypeError(f"events: wanted an EventDetector, got {type(events).__name__}")
@@ -234,6 +234,7 @@ class Probe:
                 self._channel.leave_out_half,
             )
         )
+        self._restored_step = 0
         self._attached = False
         self._masked = False  # the last batch was
 
@@ -369,8 +370,8 @@ class Probe:
         Raises:
             RuntimeError: The probe is not attached; or other processes of its group did not close
                 this step in time, or have other sites. Then the step is not recorded.
-            TypeError: `loss` is neither a tensor nor a number.
-            ValueError: `loss` has more than one element; there is no such split, or nothing was
+            TypeError: `loss` is neither a tensor nor a number, or a complex one.
+            ValueError: `loss` has not one element; there is no such split, or nothing was
                 measured for it; or, on a GPU, an earlier batch was wrong.
             OSError: A sink could not store its records; they are kept and tried again next time.
         """
@@ -409,8 +410,7 @@ class Probe:
             OSError: A sink could not store its records.
         """
         for_each([self._outlet.flush, self._evaluation.flush])
-        if self._recorder.step > 0:  # taps have been seen
-            self._channel.warn_of_unused_reductions()
+        self._warn_of_unused_reductions()
 
     def close(self) -> None:
         """Detach, flush, and close the sinks."""
@@ -432,7 +432,9 @@ class Probe:
         Raises:
             ValueError: On a GPU, an earlier batch was wrong, see `Probe`.
         """
-        return (self._evaluation if is_evaluation(split) else self._outlet).history()
+        records = (self._evaluation if is_evaluation(split) else self._outlet).history()
+        self._warn_of_unused_reductions()
+        return records
 
     def describe(self) -> Description:
         """What is watched, how large it is, and what is not watched and why.
@@ -466,7 +468,7 @@ class Probe:
         """
         return describe(
             self._channel.kinds({name: type(module).__name__ for name, module in self._modules}),
-            self._channel.sizes(self._outlet.history()),
+            self._channel.sizes(self.history()),
             self._channel.left_out(),
             {watch.name: watch.unwatchable for watch in self._watches if watch.unwatchable},
             self._others,
@@ -573,6 +575,7 @@ class Probe:
         if list(sites[: len(own)]) != own:
             raise ValueError(f"state: saved for sites {list(sites)}, this probe has {own}")
         self._recorder.restore(step, units, placement)
+        self._restored_step = step
         if self._processes is not None:
             self._processes.forget(self._recorder)
         for name in sites:
@@ -582,6 +585,10 @@ class Probe:
         self._evaluation.restart()
         if self._budget is not None:
             self._budget.restart(step)
+
+    def _warn_of_unused_reductions(self) -> None:
+        if self._recorder.step > self._restored_step:  # taps have been seen
+            self._channel.warn_of_unused_reductions()
 
     def _not_attached(self, method: str) -> RuntimeError:
         return RuntimeError(

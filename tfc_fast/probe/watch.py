@@ -114,9 +114,14 @@ class Channel:
 
     def kinds(self, modules: dict[str, str]) -> list[tuple[str, str, str]]:
         """Name, kind and reduction of each site; `modules`: classes of the modules by name."""
-        reductions = {watch.name: REDUCTIONS[watch.last_reduction] for watch in self.watches}
-        base_names = [(name, name.partition("#")[0]) for name in self.names]
-        return [(name, modules.get(base, "tap"), reductions[base]) for name, base in base_names]
+        numbers = {watch.name: watch.last_reduction for watch in self.watches}
+        kinds = []
+        for name in self.names:
+            base = name.partition("#")[0]
+            if base not in numbers:  # a tap of a loaded state that has not been called yet
+                numbers[base] = self.reductions.number(base)
+            kinds.append((name, modules.get(base, "tap"), REDUCTIONS[numbers[base]]))
+        return kinds
 
     def sizes(self, records: Records) -> dict[str, tuple[int, int]]:
         """Rows in the last record of each site, and units."""

@@ -256,6 +256,25 @@ def test_compiled(rng: np.random.Generator, backend: str, without_gradients: Con
         np.testing.assert_allclose(compiled, eager, rtol=1e-4, atol=1e-6, err_msg=name)
 
 
+def test_a_refused_loss_leaves_a_compiled_evaluation_open(rng: np.random.Generator) -> None:
+    torch.compiler.reset()
+    counters.clear()
+    model = build()
+    run = torch.compile(model, fullgraph=True, backend="aot_eager")
+    x, y = random_batch(rng)
+    with Probe(model, num_classes=CLASSES) as probe:
+        for _ in range(2):
+            with torch.no_grad():
+                probe.batch(labels=y)
+                losses = F.cross_entropy(run(x), y, reduction="none")
+            with pytest.raises(ValueError, match="loss: wanted one number, got shape"):
+                probe.step(loss=losses, split="eval")
+            probe.step(loss=losses.mean(), split="eval")
+    assert counters["graph_break"] == {}
+    assert counters["stats"]["unique_graphs"] == 1
+    assert probe.history(split="eval")["n_rows"].tolist() == [len(x)] * 4
+
+
 def test_records_go_to_sinks_of_their_own(tmp_path: Path) -> None:
     model = build()
     sinks = [ParquetSink(tmp_path / "train"), ParquetSink(tmp_path / "eval")]
