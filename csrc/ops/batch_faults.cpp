@@ -12,7 +12,8 @@ std::string fault_text(BatchFault fault, int64_t site, int64_t first, int64_t se
   switch (fault) {
     case BatchFault::kLabelsMissing:
       return "labels are missing: call probe.batch(labels=...) once for each forward and backward, "
-             "before backward(); or make the Probe without num_classes";
+             "before the forward, and probe.step() after the last backward; or make the Probe without "
+             "num_classes";
     case BatchFault::kLabelCount:
       return c10::str("probe.batch(labels=...) was given ", first, " labels, but a watched feature has ",
                       second, " samples", of_shape, "; give one label per sample");

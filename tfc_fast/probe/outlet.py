@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tfc_fast import _extension
 from tfc_fast.phases import Event, EventDetector, EventKind
+from tfc_fast.probe.oversights import calls_without_earlier_ones
 from tfc_fast.probe.warning import warn_user
 from tfc_fast.records import COLUMNS, COUNT_COLUMNS, Records, Sink
 from tfc_fast.sinks.memory import MemorySink
@@ -55,6 +56,7 @@ class Outlet:
         self._stop_on = tuple(stop_on)
         self._unmeasured = tuple(unmeasured)
         self._silence: str | None = silence
+        self._looks_at_calls = True
         self._lost = 0
         self.stop_event: Event | None = None
 
@@ -110,6 +112,7 @@ class Outlet:
         if len(records["step"]) == 0:
             self._warn_of_silence()
             return
+        self._warn_of_unused_calls(values)
         for name in self._unmeasured:
             records[name][:] = 0 if name in COUNT_COLUMNS else np.nan
         self._history.write(records)
@@ -130,6 +133,22 @@ class Outlet:
             return
         warn_user(self._silence)
         self._silence = None
+
+    def _warn_of_unused_calls(self, values: Tensor) -> None:
+        if not self._looks_at_calls:
+            return
+        recorded = ~np.isnan(values.numpy()[:, :, _STATISTICS.index("n_rows")])
+        found = calls_without_earlier_ones(recorded, self._names)
+        if found is None:
+            return
+        before, after = found
+        warn_user(
+            f"site {after!r} has a record in a step in which {before!r} has none: a module was "
+            "called with gradients on, that call had no backward, and a later call of the same "
+            "step is recorded under another name. Make calls that are not trained on under "
+            "torch.no_grad()"
+        )
+        self._looks_at_calls = False
 
     def _warn_of_lost_steps(self) -> None:
         lost = self._recorder.lost()

@@ -27,6 +27,7 @@ from tfc_fast.probe.description import Description, describe
 from tfc_fast.probe.evaluation import Evaluation, Split, is_evaluation
 from tfc_fast.probe.outlet import Outlet, for_each
 from tfc_fast.probe.overhead import Overhead, measured_overhead
+from tfc_fast.probe.oversights import NoStepWarning, flush_when_forgotten
 from tfc_fast.probe.processes import Processes
 from tfc_fast.probe.reductions import Reductions, SiteReductions
 from tfc_fast.probe.sites import Sites, SiteSelection
@@ -235,6 +236,8 @@ class Probe:
             )
         )
         self._restored_step = 0
+        self._no_step = NoStepWarning(self._recorder, self._channel)
+        self._forgotten: Any = None
         self._attached = False
         self._masked = False  # the last batch was
 
@@ -275,6 +278,7 @@ class Probe:
             raise
         attach_taps(self._taps)
         self._channel.open()
+        self._forgotten = flush_when_forgotten(self, [self._outlet.flush, self._evaluation.flush])
         self._attached = True
         return self
 
@@ -282,6 +286,7 @@ class Probe:
         """Give the model back exactly as it was: the same modules, of their own classes."""
         if not self._attached:
             return
+        self._forgotten.detach()
         for _, module in self._modules:
             stop_watching(module)
         detach_taps(self._taps)
@@ -304,6 +309,8 @@ class Probe:
         traceback: TracebackType | None,
     ) -> None:
         self.detach()
+        if error is None:
+            self._no_step.look(self._restored_step)
         self.flush()
 
     def batch(
@@ -415,6 +422,7 @@ class Probe:
     def close(self) -> None:
         """Detach, flush, and close the sinks."""
         self.detach()
+        self._no_step.look(self._restored_step)
         for_each([self._outlet.close, self._evaluation.close])
 
     def history(self, *, split: Split = "train") -> Records:
@@ -432,6 +440,8 @@ class Probe:
         Raises:
             ValueError: On a GPU, an earlier batch was wrong, see `Probe`.
         """
+        if not is_evaluation(split):
+            self._no_step.look(self._restored_step)
         records = (self._evaluation if is_evaluation(split) else self._outlet).history()
         self._warn_of_unused_reductions()
         return records

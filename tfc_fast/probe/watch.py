@@ -142,6 +142,11 @@ class Channel:
         for watch in self.watches:
             watch.calls = 0
 
+    @property
+    def is_called(self) -> bool:
+        """Whether a watched place was called, with gradients on, since `begin_forward`."""
+        return any(watch.calls for watch in self.watches)
+
     def begin_evaluation(self) -> None:
         """The same of calls in an evaluation."""
         for watch in self.watches:
