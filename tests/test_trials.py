@@ -4,8 +4,9 @@ import csv
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 
@@ -138,6 +139,49 @@ def _same_learning(settings: dict[str, Any], run: RunDirectory) -> bool:
     own = run.read_json(run.config_path)["settings"]
     names = ("gain", "batch_norm", "momentum", "lr", "weight_decay")
     return all(settings[name] == own[name] for name in names)
+
+
+class TestDataThatChange:
+    """A run on a file, whose samples are replaced."""
+
+    FILE: ClassVar[dict[str, Any]] = {
+        **{name: STUCK[name] for name in ("depth", "width", "batch_size", "threads")},
+        "dataset": "npz",
+        "optimizer": "adam",
+        "batch_norm": True,
+        "seed": 0,
+    }
+
+    def file(self, folder: Path, seed: int) -> Path:
+        generator = np.random.default_rng(seed)
+        inputs = generator.normal(size=(100, 8)).astype(np.float32)
+        np.savez(folder / "data.npz", x=inputs, y=np.arange(100) % 4)
+        return folder / "data.npz"
+
+    def trained(self, folder: Path, seed: int) -> Path:
+        config = TrainConfig(
+            **self.FILE, data_dir=str(self.file(folder, seed)), steps=8, out=str(folder / "run")
+        )
+        Trainer(config, progress=False, overwrite=True).fit()
+        return folder / "run"
+
+    def tried(self, run: Path) -> list[float]:
+        return [each.loss for each in try_remedies(run, steps=4, workers=1, progress=False)]
+
+    def test_trials_of_other_data_are_trained_anew(self, tmp_path: Path) -> None:
+        before = self.tried(self.trained(tmp_path, 1))
+        run = self.trained(tmp_path, 2)
+        with pytest.warns(RuntimeWarning, match="6 trials in .*runs were of other data than the"):
+            after = self.tried(run)
+        assert set(after).isdisjoint(before)
+        assert self.tried(run) == after
+
+    def test_data_that_are_no_longer_those_of_the_run_are_told(self, tmp_path: Path) -> None:
+        run = self.trained(tmp_path, 1)
+        self.file(tmp_path, 2)
+        with pytest.raises(ValueError, match=r"'npz' in .*data\.npz gives other data now than"):
+            self.tried(run)
+        assert not (run / "advice").exists()
 
 
 class TestErrors:

@@ -7,6 +7,7 @@ import io
 import math
 import os
 import statistics
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,8 +16,10 @@ from typing import Any
 from tfc_fast import phases
 from tfc_fast.files import atomic_write, make_writable_folder
 from tfc_fast.reproduce import Job, train_all
+from tfc_fast.reproduce.job import data_checksum, on_other_data
 from tfc_fast.run_directory import RunDirectory
 from tfc_fast.trainer import TrainConfig
+from tfc_fast.trainer.store import discard
 
 __all__ = ["CONTROL", "STEPS", "SEEDS", "Trial", "ranked", "remedies_for", "try_remedies"]
 
@@ -107,7 +110,8 @@ def try_remedies(
     """Train a run anew for some steps, with each remedy and without any, and rank them.
 
     The trials are in `advice/runs` of the run. What is there is not trained again, so an
-    interrupted call goes on when it is made again, and a longer one goes on from a shorter one.
+    interrupted call goes on when it is made again, and a longer one goes on from a shorter one;
+    only those on other data than the run are discarded, with a warning, and trained anew.
     `advice/trials.csv`, `.md` and `.json` hold the result.
 
     Args:
@@ -123,14 +127,15 @@ def try_remedies(
     Raises:
         DamagedFileError: `config.json` is damaged.
         FileNotFoundError: The folder is no run, or its data are gone.
-        ValueError: A number is out of range, or the run used a model or data of the user's own.
+        ValueError: A number is out of range, the run used a model or data of the user's own, or its
+            data are no longer the same.
     """
     for name, number in (("steps", steps), ("seeds", seeds), ("threads", workers)):
         if number is not None and number < 1:
             raise ValueError(f"{name}: {number} given, at least 1 is wanted")
     run = RunDirectory(run_dir)
     config = _config(run)
-    _check_data(config)
+    _check_data(config, run)
     folder = run.path / "advice"
     jobs, owners = [], []
     remedies = remedies_for(config)
@@ -139,6 +144,7 @@ def try_remedies(
         for seed in range(config.seed, config.seed + seeds):
             jobs.append(Job({**base, **changes, "seed": seed, "probe": False}, steps))
             owners.append(remedy)
+    _discard_those_on_other_data(jobs, folder / "runs")
     runs = train_all(jobs, folder / "runs", workers=workers, progress=progress)
     trials = []
     for remedy, changes in remedies.items():
@@ -221,12 +227,33 @@ def _config(run: RunDirectory) -> TrainConfig:
     return TrainConfig.from_dict(stored["settings"])
 
 
-def _check_data(config: TrainConfig) -> None:
-    """FileNotFoundError now, and not in each of the trials, if the files are gone."""
+def _check_data(config: TrainConfig, run: RunDirectory) -> None:
+    """Now, and not in each of the trials: the files are there, and the data those of the run."""
     if config.data_dir is not None and not Path(config.data_dir).expanduser().exists():
         raise FileNotFoundError(
             f"data_dir: {config.data_dir} of the run is gone, its data set {config.dataset!r} is "
             "read from there; put it back"
+        )
+    if data_checksum(config) != run.read_json(run.config_path)["dataset"]["checksum"]:
+        where = "" if config.data_dir is None else f" in {config.data_dir}"
+        raise ValueError(
+            f"dataset: {config.dataset!r}{where} gives other data now than those that {run.path} "
+            "was trained on, so trials would say nothing about it; bring them back, or train the "
+            "run anew"
+        )
+
+
+def _discard_those_on_other_data(jobs: Sequence[Job], folder: Path) -> None:
+    """The trials outlive their run: one that was trained anew may be on other data."""
+    others = on_other_data(jobs, folder)
+    for run in others:
+        discard(run)
+    if others:
+        warnings.warn(
+            f"{len(others)} trials in {folder} were of other data than the run is of now; they "
+            "are trained anew",
+            RuntimeWarning,
+            stacklevel=3,
         )
 
 

@@ -79,6 +79,19 @@ def test_a_run_with_other_settings_is_not_overwritten(tmp_path: Path) -> None:
         train_all([job()], tmp_path, workers=1, progress=False)
 
 
+def test_runs_on_other_data_are_not_gone_on_with(tmp_path: Path) -> None:
+    jobs = [job(seed=seed) for seed in range(2)]
+    (run,) = train_all(jobs[:1], tmp_path, workers=1, progress=False)
+    config = run.read_json(run.config_path)
+    config["dataset"]["checksum"] = "0"
+    run.write_json(run.config_path, config)
+    # Nothing is trained beside it.
+    assert train_all(jobs[:1], tmp_path, workers=1, progress=False)[0].path == run.path
+    with pytest.raises(ValueError, match=r"seed=0.* was trained on other data than the settings"):
+        train_all(jobs, tmp_path, workers=1, progress=False)
+    assert [path.name for path in tmp_path.iterdir()] == [run.path.name]
+
+
 def test_a_back_end_of_the_user_is_used(tmp_path: Path) -> None:
     with joblib.parallel_config(backend="threading", n_jobs=2):
         runs = train_all([job(seed=seed) for seed in range(2)], tmp_path, progress=False)

@@ -17,9 +17,10 @@ from tfc_fast.reproduce.course import COURSES
 from tfc_fast.reproduce.directions import DIRECTIONS
 from tfc_fast.reproduce.dose import DOSES
 from tfc_fast.reproduce.experiment import Experiment, Judgement, Setting
+from tfc_fast.reproduce.job import Job
 from tfc_fast.reproduce.measurement import Measurement
 from tfc_fast.reproduce.output import write_index, write_outcome
-from tfc_fast.reproduce.sweep import Job, train_all
+from tfc_fast.reproduce.sweep import train_all
 from tfc_fast.reproduce.trajectory import TRAJECTORY
 
 __all__ = ["EXPERIMENTS", "QUICK_SEEDS", "SEEDS", "Outcome", "reproduce"]

@@ -17,59 +17,23 @@ its memory, say) costs its runs, which go on from their checkpoints.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import BrokenExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import joblib
 from tqdm import tqdm
 
-from tfc_fast.reproduce.measurement import OBSERVED
+from tfc_fast.reproduce.job import Job, check_settings, on_other_data, steps_done
 from tfc_fast.reproduce.observation import train_observed
 from tfc_fast.run_directory import RunDirectory
-from tfc_fast.trainer import TrainConfig, Trainer
-from tfc_fast.trainer.past import CHANGEABLE
+from tfc_fast.trainer import Trainer
 
-__all__ = ["Job", "train_all"]
+__all__ = ["train_all"]
 
 _ATTEMPTS = 3
 """How often workers may die before a run has finished."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """One run of a sweep.
-
-    Args:
-        changes: Settings that differ from the defaults of `TrainConfig`; neither `steps` nor `out`.
-        steps: Its length.
-        observer: What looks at it while it trains: a name in `observation.OBSERVERS`, or None.
-    """
-
-    changes: Mapping[str, Any]
-    steps: int
-    observer: str | None = None
-
-    @property
-    def name(self) -> str:
-        """Name of the folder: the settings in words, or a part of them and a checksum."""
-        words = [f"{key}={value}" for key, value in sorted(self.changes.items())]
-        words += [] if self.observer is None else [self.observer]
-        name = ",".join(words).replace("/", "_")
-        if len(name) <= 100:
-            return name or "defaults"
-        return f"{name[:80]}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
-
-    def config(self, folder: Path) -> TrainConfig:
-        """All its settings."""
-        return TrainConfig(
-            **{"threads": 1, **self.changes}, steps=self.steps, out=str(folder / self.name)
-        )
 
 
 def train_all(
@@ -92,7 +56,8 @@ def train_all(
         The run of each job.
 
     Raises:
-        ValueError: A folder holds a run with other settings.
+        ValueError: A folder holds a run with other settings, or on other data than those that are
+            missing would be trained on.
         KeyboardInterrupt: A run was interrupted.
         RuntimeError: Workers died again and again.
     """
@@ -101,10 +66,11 @@ def train_all(
         if job.name not in longest or longest[job.name].steps < job.steps:
             longest[job.name] = job
     bar = tqdm(total=len(longest), desc="runs", unit="run", disable=None if progress else True)
+    _check(list(longest.values()), folder)
     deaths = 0
     with bar:
         while True:
-            missing = [job for job in longest.values() if _steps_done(job, folder) < job.steps]
+            missing = [job for job in longest.values() if steps_done(job, folder) < job.steps]
             # The longest first: none of them shall be alone at the end.
             missing.sort(key=lambda job: -job.steps * int(job.changes.get("depth", 7)))
             bar.n = len(longest) - len(missing)
@@ -130,7 +96,22 @@ def train_all(
                     RuntimeWarning,
                     stacklevel=2,
                 )
-    return [RunDirectory(folder / job.name) for job in jobs]
+    return [job.run(folder) for job in jobs]
+
+
+def _check(jobs: Sequence[Job], folder: Path) -> None:
+    """Make sure that what is there, and what is trained beside it, belong together."""
+    for job in jobs:
+        check_settings(job, folder)
+    # What is there to its end needs no data, which may be gone by now.
+    if all(steps_done(job, folder) >= job.steps for job in jobs):
+        return
+    others = on_other_data(jobs, folder)
+    if others:
+        raise ValueError(
+            f"dataset: {others[0].path} was trained on other data than the settings load now; give "
+            "another folder, or bring its data back"
+        )
 
 
 def _finished(jobs: Sequence[Job], folder: Path, workers: int | None) -> Iterator[None]:
@@ -151,28 +132,6 @@ def _is_lost_worker(error: Exception) -> bool:
     """Whether a back end says that a process that trained is gone."""
     # Of Dask, which has tried again by itself several times then; it need not be installed.
     return isinstance(error, BrokenExecutor) or type(error).__name__ == "KilledWorker"
-
-
-def _steps_done(job: Job, folder: Path) -> int:
-    """Steps of the finished run, 0 if it has not ended."""
-    run = RunDirectory(folder / job.name)
-    if not run.config_path.is_file():
-        return 0
-    there = run.read_json(run.config_path)["settings"]
-    wanted = job.config(folder).to_dict()
-    for name in wanted.keys() - {*CHANGEABLE, "out"}:
-        # What this version knows and the one that made the run did not has its default there.
-        if name in there and json.dumps(there[name]) != json.dumps(wanted[name]):
-            raise ValueError(
-                f"{run.path} holds a run with {name}={there[name]!r}, {wanted[name]!r} is wanted; "
-                "give another folder"
-            )
-    if not run.summary_path.is_file():
-        return 0
-    if job.observer is not None and not (run.path / OBSERVED).is_file():
-        return 0
-    summary = run.read_json(run.summary_path)
-    return int(summary["steps"]) if summary["stopped_by"] is None else 0
 
 
 def _train(job: Job, folder: str) -> bool:
