@@ -70,6 +70,22 @@ def test_a_run_that_was_killed_goes_on(tmp_path: Path) -> None:
     assert again.read_train()["loss"].tolist() == expected
 
 
+@pytest.mark.parametrize("how", ["interrupted", "killed"])
+def test_a_longer_run_that_did_not_end_is_no_hindrance(tmp_path: Path, how: str) -> None:
+    (run,) = train_all([job(9)], tmp_path, workers=1, progress=False)
+    losses = run.read_train()["loss"].tolist()
+    if how == "interrupted":
+        summary = run.read_json(run.summary_path)
+        run.write_json(run.summary_path, {**summary, "planned_steps": 20, "stopped_by": "SIGINT"})
+    else:
+        run.summary_path.unlink()
+    (again,) = train_all([job(4)], tmp_path, workers=1, progress=False)
+    assert again.read_train()["loss"].tolist() == losses
+    assert again.read_json(again.summary_path)["steps"] == 9
+    (longer,) = train_all([job(12)], tmp_path, workers=1, progress=False)
+    assert len(longer.read_train()["loss"]) == 12
+
+
 def test_a_run_with_other_settings_is_not_overwritten(tmp_path: Path) -> None:
     (run,) = train_all([job()], tmp_path, workers=1, progress=False)
     config = run.read_json(run.config_path)

@@ -109,11 +109,10 @@ def on_other_data(jobs: Iterable[Job], folder: Path) -> list[RunDirectory]:
 
 
 def steps_done(job: Job, folder: Path) -> int:
-    """Steps of the finished run, 0 if it has not ended."""
+    """Steps of the run as its summary tells them, also if it was interrupted; 0 without one."""
     run = job.run(folder)
     if not (run.config_path.is_file() and run.summary_path.is_file()):
         return 0
     if job.observer is not None and not (run.path / OBSERVED).is_file():
         return 0
-    summary = run.read_json(run.summary_path)
-    return int(summary["steps"]) if summary["stopped_by"] is None else 0
+    return int(run.read_json(run.summary_path)["steps"])

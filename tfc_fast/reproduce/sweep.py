@@ -29,6 +29,7 @@ from tfc_fast.reproduce.job import Job, check_settings, on_other_data, steps_don
 from tfc_fast.reproduce.observation import train_observed
 from tfc_fast.run_directory import RunDirectory
 from tfc_fast.trainer import Trainer
+from tfc_fast.trainer.past import past_of
 
 __all__ = ["train_all"]
 
@@ -41,9 +42,9 @@ def train_all(
 ) -> list[RunDirectory]:
     """Train all runs, each in a folder of its own below `folder`.
 
-    A run that is there with as many steps or more is left alone; one that was interrupted, or is
-    shorter, goes on from its checkpoint, or starts anew if it has an observer. So an interrupted
-    sweep goes on when it is called again.
+    A run that is there with as many steps or more is left alone, whether it came to its own end or
+    not; one that is shorter goes on from its checkpoint, or starts anew if it has an observer. So
+    an interrupted sweep goes on when it is called again.
 
     Args:
         jobs: The runs; those that are alike are trained once, with the most steps.
@@ -141,7 +142,9 @@ def _train(job: Job, folder: str) -> bool:
         return train_observed(config, job.observer)
     run = RunDirectory(config.run_path)
     if run.config_path.is_file():
-        trainer = Trainer.resume(run.path, progress=False, steps=job.steps)
+        # A run that was killed may have a checkpoint beyond the steps that are wanted now.
+        steps = max(job.steps, past_of(run.path, {}).step)
+        trainer = Trainer.resume(run.path, progress=False, steps=steps)
     else:
         trainer = Trainer(config, progress=False)
     return not trainer.fit().interrupted
