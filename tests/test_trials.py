@@ -13,7 +13,15 @@ import torch
 from tfc_fast import reproduce
 from tfc_fast.run_directory import RunDirectory
 from tfc_fast.trainer import TrainConfig, Trainer
-from tfc_fast.trials import CONTROL, Trial, effect_in_words, ranked, remedies_for, try_remedies
+from tfc_fast.trials import (
+    CONTROL,
+    Trial,
+    effect_in_words,
+    ranked,
+    remedies_for,
+    rows,
+    try_remedies,
+)
 
 # A deep network of small weights that learns nothing in 60 steps, unless it is helped.
 STUCK: dict[str, Any] = {
@@ -54,6 +62,16 @@ class TestRanking:
         steady = trial("steady", (50.0, 60.0, 70.0), (1.0, 1.0, 1.0))
         assert [each.remedy for each in ranked([lucky, steady])] == ["steady", "lucky"]
 
+    def test_what_diverged_comes_last_also_after_a_short_phase(self) -> None:
+        trials = [
+            trial("fast, then diverged", (12.0, 14.0), (math.nan, math.nan)),
+            trial("diverged at once", (math.inf,), (math.inf,)),
+            trial("never ended", (math.inf,), (2.3,)),
+            trial("slow", (90.0,), (2.2,)),
+        ]
+        names = [each.remedy for each in ranked(trials)]
+        assert names == ["slow", "never ended", "fast, then diverged", "diverged at once"]
+
     @pytest.mark.parametrize(
         ("length", "loss", "control_length", "told"),
         [
@@ -63,13 +81,33 @@ class TestRanking:
             (math.inf, 2.299, math.inf, "not ended; no difference seen in so few steps"),
             (math.inf, 2.07, math.inf, "not ended; loss 10% lower"),
             (math.inf, 2.53, math.inf, "not ended; loss 10% higher"),
-            (math.inf, math.nan, math.inf, "not ended; its loss is not finite"),
+            (math.inf, math.nan, math.inf, "loss not finite"),
+            (12.0, math.nan, 80.0, "loss not finite"),
+            (12.0, 1.0, 0.0, "doing nothing has no first phase"),
+            (math.inf, 1.0, 0.0, "longer"),
         ],
     )
     def test_words(self, length: float, loss: float, control_length: float, told: str) -> None:
         control = trial(CONTROL, (control_length,))
         assert effect_in_words(trial("x", (length,), (loss,)), control) == told
         assert effect_in_words(control, control) == "for comparison"
+
+    @pytest.mark.parametrize("length", [12.0, math.inf])
+    def test_words_where_doing_nothing_diverges(self, length: float) -> None:
+        control = trial(CONTROL, (math.inf,), (math.nan,))
+        told = effect_in_words(trial("x", (length,), (2.2,)), control)
+        assert told == "loss not finite without it"
+        assert effect_in_words(trial("x", (length,), (math.inf,)), control) == "loss not finite"
+        assert effect_in_words(control, control) == "for comparison"
+
+    def test_words_where_doing_nothing_has_no_loss_left(self) -> None:
+        control = trial(CONTROL, (math.inf,), (0.0,))
+        told = effect_in_words(trial("x", (math.inf,), (0.1,)), control)
+        assert told == "not ended; loss 0.1 instead of 0"
+
+    def test_the_table_says_what_is_not_finite(self) -> None:
+        table = rows([trial(CONTROL, (80.0,)), trial("x", (12.0,), (math.nan,))])
+        assert [row["loss after 100 steps"] for row in table] == ["2.3", "not finite"]
 
 
 class TestRemedies:

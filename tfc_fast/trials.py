@@ -65,7 +65,7 @@ class Trial:
     @property
     def loss(self) -> float:
         """Median of the smoothed losses, those that are not finite counted as infinite."""
-        return statistics.median(math.inf if math.isnan(loss) else loss for loss in self.losses)
+        return statistics.median(loss if math.isfinite(loss) else math.inf for loss in self.losses)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values; what is not finite becomes null as JSON is written."""
@@ -164,7 +164,7 @@ def ranked(trials: Sequence[Trial]) -> list[Trial]:
     """Trials in the order of their medians: first the shorter first phase, then the lower loss.
 
     Those whose first phase did not end come after those where it did, by the loss that they have
-    come to.
+    come to; those whose loss is not finite come last, however short their first phase was.
 
     Example:
         >>> slow = Trial("slow", {}, (math.inf,), (2.2,), 100)
@@ -172,25 +172,34 @@ def ranked(trials: Sequence[Trial]) -> list[Trial]:
         >>> [trial.remedy for trial in ranked([slow, fast])]
         ['fast', 'slow']
     """
-    return sorted(trials, key=lambda trial: (trial.length, trial.loss))
+    return sorted(
+        trials, key=lambda trial: (not math.isfinite(trial.loss), trial.length, trial.loss)
+    )
 
 
 def effect_in_words(trial: Trial, control: Trial) -> str:
     """How a trial compares with the one that changes nothing."""
     if trial is control:
         return "for comparison"
-    if math.isfinite(trial.length) and math.isfinite(control.length):
-        return f"{trial.length / control.length:.2g} times as long"
+    if not math.isfinite(trial.loss):
+        return "loss not finite"
+    if not math.isfinite(control.loss):
+        return "loss not finite without it"
     if math.isfinite(trial.length):
+        if control.length == 0:
+            return f"{CONTROL} has no first phase"
+        if math.isfinite(control.length):
+            return f"{trial.length / control.length:.2g} times as long"
         return f"at most {trial.length / control.steps:.2g} times as long"
     if math.isfinite(control.length):
         return "longer"
-    if not math.isfinite(trial.loss):
-        return "not ended; its loss is not finite"
-    gain = (control.loss - trial.loss) / abs(control.loss)
-    if abs(gain) < LEAST_GAIN:
+    gain = control.loss - trial.loss
+    if abs(gain) <= LEAST_GAIN * abs(control.loss):
         return "not ended; no difference seen in so few steps"
-    return f"not ended; loss {abs(gain):.0%} {'lower' if gain > 0 else 'higher'}"
+    if control.loss == 0:
+        return f"not ended; loss {trial.loss:.4g} instead of 0"
+    part = abs(gain / control.loss)
+    return f"not ended; loss {part:.0%} {'lower' if gain > 0 else 'higher'}"
 
 
 def rows(trials: Sequence[Trial]) -> list[dict[str, str]]:
@@ -207,7 +216,9 @@ def rows(trials: Sequence[Trial]) -> list[dict[str, str]]:
                 f"{length:.0f}" if math.isfinite(length) else f"over {trial.steps}"
                 for length in trial.lengths
             ),
-            f"loss after {trial.steps:,} steps": f"{trial.loss:.4g}",
+            f"loss after {trial.steps:,} steps": (
+                f"{trial.loss:.4g}" if math.isfinite(trial.loss) else "not finite"
+            ),
             "compared with doing nothing": effect_in_words(trial, control),
         }
         for rank, trial in enumerate(trials, 1)

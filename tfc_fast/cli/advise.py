@@ -98,8 +98,8 @@ def _print_trials(trials: list[Trial]) -> None:
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         )
     _print(
-        "Ranked by the first phase; those where it did not end come last, by the loss that they "
-        "have come to."
+        "Ranked by the first phase; those where it did not end come after the others, by the loss "
+        "that they have come to, and those whose loss is not finite last."
     )
 
 
