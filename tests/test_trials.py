@@ -124,9 +124,16 @@ class TestRemedies:
         rich = TrainConfig(batch_norm=True, momentum=0.95, weight_decay=0.1, lr=0.2)
         assert [*remedies_for(rich).values()] == [{}, {"lr": 0.4}, {"weight_decay": 0.0}]
         assert {"gain": 1.0} in remedies_for(TrainConfig(gain=0.8)).values()
-        assert {"batch_norm": True} not in remedies_for(TrainConfig(batch_size=1)).values()
+        for cannot in ({"batch_size": 1}, {"model": "rnn", "sites": "recurrent.*"}):
+            assert {"batch_norm": True} not in remedies_for(TrainConfig(**cannot)).values()
 
-    @pytest.mark.parametrize("settings", [{}, {"optimizer": "adam"}, {"batch_size": 1}])
+    @pytest.mark.parametrize(
+        "settings",
+        [
+            *({}, {"optimizer": "adam"}, {"batch_size": 1}),
+            {"model": "lstm", "sites": "recurrent.*"},
+        ],
+    )
     def test_all_can_be_trained(self, settings: dict[str, Any]) -> None:
         for changes in remedies_for(TrainConfig(**settings)).values():
             TrainConfig(**{**settings, **changes})

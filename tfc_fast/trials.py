@@ -15,6 +15,7 @@ from typing import Any
 
 from tfc_fast import phases
 from tfc_fast.files import atomic_write, make_writable_folder
+from tfc_fast.phases.effects import applies
 from tfc_fast.reproduce import Job, train_all
 from tfc_fast.reproduce.job import data_checksum, on_other_data
 from tfc_fast.run_directory import RunDirectory
@@ -83,13 +84,13 @@ def remedies_for(config: TrainConfig) -> dict[str, dict[str, Any]]:
         ['doing nothing', 'twice the learning rate', 'L2 penalty 0.001']
     """
     found: dict[str, dict[str, Any]] = {CONTROL: {}}
-    if not config.batch_norm and config.gain < 1.0:
-        gain = 0.7 if config.gain < 0.7 else 1.0
+    settings = config.to_dict()
+    gain = 0.7 if config.gain < 0.7 else 1.0
+    if applies("gain", gain, settings):
         found[f"initial weights {gain} instead of {config.gain:g}"] = {"gain": gain}
-    recurrent = config.model in ("rnn", "lstm")  # which have none
-    if not config.batch_norm and config.batch_size > 1 and not recurrent:
+    if applies("batch_norm", True, settings):
         found["batch normalisation"] = {"batch_norm": True}
-    if config.optimizer == "sgd" and config.momentum < 0.9:
+    if applies("momentum", 0.9, settings):
         found["momentum 0.9"] = {"momentum": 0.9}
     found["twice the learning rate"] = {"lr": 2 * config.lr}
     if config.weight_decay > 0:

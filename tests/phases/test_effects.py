@@ -3,12 +3,14 @@ from __future__ import annotations
 import json
 import math
 import statistics
+from typing import Any
 
 import numpy as np
 import pytest
 
 from tfc_fast.phases import advice, analyze, effects, remedies
-from tfc_fast.phases.effects import EFFECTS_PATH, effects_source
+from tfc_fast.phases.effects import EFFECTS_PATH, applies, effects_source
+from tfc_fast.trainer import TrainConfig
 
 MARKS = {
     "batch_norm": "batch normalisation before",
@@ -80,11 +82,27 @@ def test_what_lengthens_the_phase_is_no_remedy() -> None:
         ({"momentum": 0.9}, {"momentum"}),
         ({"optimizer": "adam"}, {"momentum", "lr"}),
         ({"depth": 3}, {"depth"}),
+        ({"model": "rnn"}, {"batch_norm"}),
+        ({"model": "lstm"}, {"batch_norm"}),
+        ({"model": "vgg11"}, {"depth"}),
+        ({"batch_size": 1}, {"batch_norm"}),
         ({"batch_norm": False, "gain": 0.41, "momentum": 0.0, "depth": 9}, set()),
     ],
 )
 def test_what_the_run_has_is_left_out(settings: dict[str, object], left_out: set[str]) -> None:
     assert set(told(settings)) == MARKS.keys() - left_out
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"batch_size": 1}, {"optimizer": "adam"}, {"model": "vgg11"}]
+    + [{"model": model, "sites": "recurrent.*"} for model in ("rnn", "lstm")],
+)
+def test_what_applies_can_be_trained(settings: dict[str, Any]) -> None:
+    known = TrainConfig(**settings).to_dict()
+    for effect in effects():
+        if applies(effect.setting, effect.value, known):
+            TrainConfig(**{**settings, effect.setting: effect.value})
 
 
 def test_remedies_know_the_settings() -> None:
