@@ -49,14 +49,22 @@ def test_first_share_of_one_direction_is_all_and_of_none_is_not_known() -> None:
         assert np.isnan(first_share(nothing))
 
 
+@pytest.mark.parametrize("batch_norm", [False, True])
 @pytest.mark.parametrize("observer", ["features", "update-shares"])
-def test_a_run_with_an_observer_is_the_run_without(tmp_path: Path, observer: str) -> None:
-    run = trained(observer, tmp_path / "observed")
-    alone = Trainer(Job(SMALL, 4).config(tmp_path / "alone"), progress=False).fit()
+def test_a_run_with_an_observer_is_the_run_without(
+    tmp_path: Path, observer: str, batch_norm: bool
+) -> None:
+    changes = {**SMALL, "batch_norm": batch_norm}
+    run = trained(observer, tmp_path / "observed", batch_norm=batch_norm)
+    alone = Trainer(Job(changes, 4).config(tmp_path / "alone"), progress=False).fit()
     assert run.log["loss"].tolist() == alone.run_directory.read_train()["loss"].tolist()
     plain = alone.run_directory.read_metrics()
     for column, values in run.run.read_metrics().items():
         np.testing.assert_array_equal(values, plain[column])
+    after = torch.load(run.run.checkpoint_path)["model"]
+    assert any("running_mean" in name for name in after) == batch_norm
+    for name, tensor in torch.load(alone.run_directory.checkpoint_path)["model"].items():
+        assert torch.equal(after[name], tensor), name
     assert run.observed["steps"].tolist() == [1, 2, 3, 4]
 
 

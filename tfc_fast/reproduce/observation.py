@@ -6,8 +6,9 @@ It begins with the first step: an interrupted run is trained anew, not gone on w
 
 from __future__ import annotations
 
+import contextlib
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -88,7 +89,8 @@ class Features:
             return
         assert isinstance(model, MLP)
         features, cosines = self._inputs, []
-        with torch.no_grad():
+        # Normalisation as in training, but its running statistics are of the batches alone.
+        with torch.no_grad(), _buffers_kept(model):
             for number, block in enumerate(model.hidden):
                 features = block(features)
                 means = torch.stack([part.mean(0) for part in features.split(self._sizes)])
@@ -118,6 +120,17 @@ class Features:
     def close(self) -> None:
         """Let go of the model."""
         self._hook.remove()
+
+
+@contextlib.contextmanager
+def _buffers_kept(model: nn.Module) -> Iterator[None]:
+    """After the block the buffers of a model have the values from before."""
+    before = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    try:
+        yield
+    finally:
+        for buffer, value in before:
+            buffer.copy_(value)
 
 
 class UpdateShares:
