@@ -38,7 +38,15 @@ def trained(observer: str, folder: Path, steps: int = 4, **changes: Any) -> Meas
 def test_first_share_is_that_of_the_singular_values(rows: int, columns: int, seed: int) -> None:
     matrix = torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))
     values = torch.linalg.svdvals(matrix.double()).square()
-    assert first_share(matrix) == pytest.approx(float(values[0] / values.sum()), rel=1e-3)
+    assert first_share(matrix) == pytest.approx(float(values[0] / values.sum()), rel=1e-9)
+
+
+@pytest.mark.parametrize("mixed", [0.0, 1e-4])
+def test_first_share_is_not_that_of_the_longest_row(mixed: float) -> None:
+    # The longest row lies along the second direction.
+    matrix = torch.tensor([[3.0, mixed, 0.0], [0.0, 2.0, 2.0], [0.0, 2.0, 2.0]])
+    assert first_share(matrix) == pytest.approx(0.64, rel=1e-6)
+    assert first_share(matrix.T) == pytest.approx(0.64, rel=1e-6)
 
 
 def test_first_share_of_one_direction_is_all_and_of_none_is_not_known() -> None:
