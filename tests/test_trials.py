@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from tfc_fast import reproduce
+from tfc_fast.reproduce import effects
 from tfc_fast.run_directory import RunDirectory
 from tfc_fast.trainer import TrainConfig, Trainer
 from tfc_fast.trials import (
@@ -258,19 +259,28 @@ class TestErrors:
         assert not (tmp_path / "advice").exists()
 
 
-def test_measured_effects_are_those_of_the_tables(tmp_path: Path) -> None:
-    from tfc_fast.reproduce import effects
-
+def write_experiments(folder: Path, **settings: Any) -> None:
+    """What `tfc-fast reproduce` leaves of its experiments, as far as effects are read from it."""
     for name in effects.REMEDIES:
-        (tmp_path / name).mkdir()
-        lines = ["setting,seed,first_phase_end"]
+        lines, runs = ["setting,seed,first_phase_end"], []
         for setting in reproduce.EXPERIMENTS[name].settings:
             ends = ("101", "301", "201") if not setting.changes else ("51", "", "151")
-            lines += [f"{setting.label},{seed},{end}" for seed, end in enumerate(ends)]
-        (tmp_path / name / "table.csv").write_text("\n".join(lines) + "\n")
-        (tmp_path / name / "verdict.json").write_text('{"command": "tfc-fast reproduce x"}')
+            for seed, end in enumerate(ends):
+                lines.append(f"{setting.label},{seed},{end}")
+                runs.append(f"{name}-{setting.label}-{seed}")
+                run = RunDirectory(folder / "runs" / runs[-1]).create()
+                config = TrainConfig(**{**settings, **setting.changes}, seed=seed)
+                run.write_json(run.config_path, {"settings": config.to_dict()})
+        (folder / name).mkdir()
+        (folder / name / "table.csv").write_text("\n".join(lines) + "\n")
+        verdict = {"command": "tfc-fast reproduce x", "runs": runs}
+        (folder / name / "verdict.json").write_text(json.dumps(verdict))
+
+
+def test_measured_effects_are_those_of_the_tables(tmp_path: Path) -> None:
+    write_experiments(tmp_path)
     found = effects.measured_effects(tmp_path)
-    assert (found["seeds"], found["command"]) == (3, "tfc-fast reproduce x")
+    assert found["command"] == "tfc-fast reproduce x"
     batch_norm = next(each for each in found["effects"] if each["setting"] == "batch_norm")
     assert (batch_norm["steps"], batch_norm["baseline_steps"]) == (150, 200)
     assert (batch_norm["ratio"], batch_norm["each"]) == (0.75, [50, None, 150])
@@ -279,4 +289,21 @@ def test_measured_effects_are_those_of_the_tables(tmp_path: Path) -> None:
     assert table[-1] == "With the defaults, each seed: 100; 300; 200."
     (tmp_path / "l2" / "table.csv").unlink()
     with pytest.raises(FileNotFoundError, match="run tfc-fast reproduce initialization"):
+        effects.measured_effects(tmp_path)
+
+
+def test_measured_effects_say_what_they_were_measured_on(tmp_path: Path) -> None:
+    write_experiments(tmp_path, dataset="mnist", data_dir="data", width=128, batch_size=64)
+    found = effects.measured_effects(tmp_path)
+    assert found["dataset"] == "mnist"
+    assert found["network"].startswith("7 linear layers of 128 units without bias, initial weights")
+    assert found["training"] == "sgd, learning rate 0.05, batches of 64"
+
+
+def test_effects_of_runs_that_differ_are_refused(tmp_path: Path) -> None:
+    write_experiments(tmp_path)
+    run = RunDirectory(next((tmp_path / "runs").glob("l2-*")))
+    config = TrainConfig(dataset="mnist", data_dir="data")
+    run.write_json(run.config_path, {"settings": config.to_dict()})
+    with pytest.raises(ValueError, match=r"l2-.* was trained with dataset='mnist', others of .*"):
         effects.measured_effects(tmp_path)

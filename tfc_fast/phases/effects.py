@@ -38,8 +38,11 @@ class Effect:
 
     @property
     def ratio(self) -> float:
-        """Length with it as a multiple of the length without: below 1 it helps."""
-        return self.steps / self.baseline_steps
+        """Length with it as a multiple of the length without: below 1 it helps.
+
+        NaN if it is not known: neither phase ended, or there was none without it.
+        """
+        return self.steps / self.baseline_steps if self.baseline_steps else math.nan
 
     @property
     def sentence(self) -> str:
@@ -53,7 +56,7 @@ class Effect:
 
 @functools.cache
 def effects() -> tuple[Effect, ...]:
-    """All measured effects, the one that shortens the first phase most first.
+    """All effects that could be measured, the one that shortens the first phase most first.
 
     Example:
         >>> effects()[0].ratio < 1 < effects()[-1].ratio
@@ -67,18 +70,21 @@ def effects() -> tuple[Effect, ...]:
             each["baseline_value"],
             _or_infinite(each["steps"]),
             _or_infinite(each["baseline_steps"]),
-            _source(each["setting"], stored),
+            _source(each, stored),
         )
         for each in stored["effects"]
     ]
-    return tuple(sorted(found, key=lambda effect: effect.ratio))
+    # Where neither phase ended, nothing is known.
+    known = [effect for effect in found if not math.isnan(effect.ratio)]
+    return tuple(sorted(known, key=lambda effect: effect.ratio))
 
 
 def effects_source() -> str:
     """On what the effects were measured, and by which command."""
     stored = json.loads(EFFECTS_PATH.read_text())
+    seeds = _seeds(*stored["effects"])
     return (
-        f"{stored['dataset']}, {stored['network']}; {stored['training']}; {stored['seeds']} seeds; "
+        f"{stored['dataset']}, {stored['network']}; {stored['training']}; {seeds}; "
         f"{stored['command']}"
     )
 
@@ -170,9 +176,16 @@ def _or_infinite(value: float | None) -> float:
     return math.inf if value is None else float(value)
 
 
-def _source(setting: str, stored: Mapping[str, Any]) -> str:
-    layers = "" if setting == "depth" else f"{stored['network'].split(' of ')[0]}, "
-    return f"{stored['dataset']}, {layers}{stored['seeds']} seeds"
+def _source(effect: Mapping[str, Any], stored: Mapping[str, Any]) -> str:
+    layers = "" if effect["setting"] == "depth" else f"{stored['network'].split(' of ')[0]}, "
+    return f"{stored['dataset']}, {layers}{_seeds(effect)}"
+
+
+def _seeds(*effects: Mapping[str, Any]) -> str:
+    """How many runs are behind each median."""
+    counts = {len(each[name]) for each in effects for name in ("each", "baseline_each")}
+    low, high = min(counts), max(counts)
+    return f"{high} seeds" if low == high else f"{low} to {high} seeds"
 
 
 _ADVICE = {
