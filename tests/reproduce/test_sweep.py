@@ -163,6 +163,24 @@ def test_settings_of_the_user_are_those_of_all_runs(tmp_path: Path) -> None:
         assert run.run.read_json("config.json")["settings"]["lr"] == 0.3
 
 
+@pytest.mark.usefixtures("small")
+def test_the_machine_is_that_of_the_runs(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"quick": True, "seeds": 2, "workers": 1, "progress": False}
+    (outcome,) = reproduce(["momentum"], tmp_path, **options)
+    first, second = (run.run for run in outcome.runs[:2])
+    here = first.read_json(first.config_path)
+    gpu = {"device_name": "A GPU", "versions": {**here["versions"], "torch": "9.9"}}
+    first.write_json(first.config_path, {**here, **gpu})
+    second.write_json(
+        second.config_path, {**second.read_json(second.config_path), "resumed": [gpu]}
+    )
+    reproduce(["momentum"], tmp_path, **options)
+    verdict = json.loads((outcome.folder / "verdict.json").read_text())
+    assert verdict["device_name"] == f"A GPU, {here['device_name']}"
+    assert verdict["torch"] == f"9.9, {here['versions']['torch']}"
+    assert f"A GPU, {here['device_name']}, torch 9.9, " in (tmp_path / "index.md").read_text()
+
+
 def test_what_is_wrong_is_told_before_anything_is_trained(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"experiment: 'dept' given, known are depth, .*or all"):
         reproduce(["dept"], tmp_path)
