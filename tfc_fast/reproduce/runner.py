@@ -74,7 +74,7 @@ def reproduce(
         quick: Fewer settings, and by default 2 seeds instead of 5.
         seeds: How many seeds, from 0 on.
         settings: Settings of `TrainConfig` for all runs, such as `dataset`, `data_dir`, `device`.
-        workers: Runs at a time; None: as many as there are processors.
+        workers: Runs at a time; None: as many as there are processors, or see `train_all`.
         progress: Whether a progress bar is shown, if standard error is a terminal.
         command: What stands in the verdicts as the command that made them.
         on_outcome: Called with the outcome of each experiment as soon as it is there.

@@ -49,8 +49,8 @@ def train_all(
     Args:
         jobs: The runs; those that are alike are trained once, with the most steps.
         folder: Where they go.
-        workers: Runs at a time; None: the `n_jobs` of `joblib.parallel_config` if it was given,
-            else as many as there are processors.
+        workers: Runs at a time; None: the `n_jobs` of `joblib.parallel_config` if it is another
+            than 1, which joblib cannot tell from none, else as many as there are processors.
         progress: Whether a progress bar is shown, if standard error is a terminal.
 
     Returns:
