@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import threading
 from pathlib import Path
 from typing import Any
 
 import joblib
 import pytest
-import torch
 
 from tfc_fast import cli
-from tfc_fast.reproduce import EXPERIMENTS, Job, Setting, reproduce, runner, train_all
+from tfc_fast.reproduce import EXPERIMENTS, Job, Setting, reproduce, runner, sweep, train_all
 from tfc_fast.reproduce.dose import Dose
 from tfc_fast.trainer import Trainer
 
@@ -108,11 +109,30 @@ def test_runs_on_other_data_are_not_gone_on_with(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [run.path.name]
 
 
-def test_a_back_end_of_the_user_is_used(tmp_path: Path) -> None:
-    with joblib.parallel_config(backend="threading", n_jobs=2):
-        runs = train_all([job(seed=seed) for seed in range(2)], tmp_path, progress=False)
-    assert [len(run.read_train()["step"]) for run in runs] == [6, 6]
-    assert torch.get_num_threads() >= 1
+@pytest.mark.parametrize(
+    ("chosen", "workers", "used"), [({"n_jobs": 2}, None, 2), ({"n_jobs": 2}, 3, 3)]
+)
+def test_a_back_end_of_the_user_is_used(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    chosen: dict[str, int],
+    workers: int | None,
+    used: int,
+) -> None:
+    together = threading.Barrier(used)
+    processes = []
+
+    def train(job: Job, folder: str) -> bool:
+        together.wait(timeout=60)  # for ever, if fewer are trained at a time
+        processes.append(os.getpid())
+        return True
+
+    monkeypatch.setattr(sweep, "_train", train)
+    jobs = [job(seed=seed) for seed in range(2 * used)]
+    with joblib.parallel_config(backend="threading", **chosen):
+        runs = train_all(jobs, tmp_path, workers=workers, progress=False)
+    assert [run.path.name for run in runs] == [each.name for each in jobs]
+    assert processes == [os.getpid()] * len(jobs)
 
 
 def test_names_of_folders_are_short_and_different() -> None:
