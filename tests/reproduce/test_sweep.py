@@ -96,6 +96,34 @@ def test_a_run_with_other_settings_is_not_overwritten(tmp_path: Path) -> None:
         train_all([job()], tmp_path, workers=1, progress=False)
 
 
+@pytest.mark.parametrize(
+    ("cannot", "observer", "told"),
+    [
+        ({"model": "vgg11"}, None, "vgg11 wants images"),
+        ({"batch_size": 81}, None, "batch_size: 81 given"),
+        ({"dataset": "npz", "data_dir": "gone.npz"}, None, r"gone\.npz"),
+        ({"momentum": 0.9}, "update-shares", "sgd with momentum"),
+    ],
+)
+def test_what_cannot_start_is_told_before_anything_is_trained(
+    tmp_path: Path, cannot: dict[str, Any], observer: str | None, told: str
+) -> None:
+    changes = {**SMALL, **cannot}
+    if "data_dir" in cannot:
+        changes = {name: changes[name] for name in changes.keys() - {"samples", "dim"}}
+    jobs = [job(30), Job(changes, 6, observer)]
+    with pytest.raises((OSError, ValueError), match=told):
+        train_all(jobs, tmp_path, workers=1, progress=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_check_leaves_what_is_there_alone(tmp_path: Path) -> None:
+    (run,) = train_all([job(4)], tmp_path, workers=1, progress=False)
+    with pytest.raises(ValueError, match="vgg11 wants images"):
+        train_all([job(9), job(model="vgg11")], tmp_path, workers=1, progress=False)
+    assert len(run.read_train()["step"]) == 4
+
+
 def test_runs_on_other_data_are_not_gone_on_with(tmp_path: Path) -> None:
     jobs = [job(seed=seed) for seed in range(2)]
     (run,) = train_all(jobs[:1], tmp_path, workers=1, progress=False)

@@ -10,13 +10,14 @@ joblib runs them, and whoever wants Dask or Ray chooses that back end. With Dask
     with joblib.parallel_config("dask"):
         reproduce(["depth", "momentum"], "runs/reproduce")
 
-The folder must be one that all workers see. Every run trains with one thread, so that its numbers
-do not depend on how many there are, nor on where they are trained. A worker that dies (killed for
-its memory, say) costs its runs, which go on from their checkpoints.
+All workers must see the folder and the files of the data. Every run trains with one thread, so that
+its numbers do not depend on how many there are, nor on where they are trained. A worker that dies
+(killed for its memory, say) costs its runs, which go on from their checkpoints.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import BrokenExecutor
@@ -26,7 +27,7 @@ import joblib
 from tqdm import tqdm
 
 from tfc_fast.reproduce.job import Job, check_settings, on_other_data, steps_done
-from tfc_fast.reproduce.observation import train_observed
+from tfc_fast.reproduce.observation import OBSERVERS, train_observed
 from tfc_fast.run_directory import RunDirectory
 from tfc_fast.trainer import Trainer
 from tfc_fast.trainer.past import past_of
@@ -57,6 +58,7 @@ def train_all(
         The run of each job.
 
     Raises:
+        ImportError, OSError, TypeError, ValueError: A run cannot be trained: nothing is then.
         ValueError: A folder holds a run with other settings, or on other data than those that are
             missing would be trained on.
         KeyboardInterrupt: A run was interrupted.
@@ -66,8 +68,8 @@ def train_all(
     for job in jobs:
         if job.name not in longest or longest[job.name].steps < job.steps:
             longest[job.name] = job
-    bar = tqdm(total=len(longest), desc="runs", unit="run", disable=None if progress else True)
     _check(list(longest.values()), folder)
+    bar = tqdm(total=len(longest), desc="runs", unit="run", disable=None if progress else True)
     deaths = 0
     with bar:
         while True:
@@ -101,18 +103,34 @@ def train_all(
 
 
 def _check(jobs: Sequence[Job], folder: Path) -> None:
-    """Make sure that what is there, and what is trained beside it, belong together."""
+    """Make sure, before anything is trained, that all can be, and that it belongs to what is there.
+
+    Raises:
+        ImportError, OSError, TypeError, ValueError: As by `train_all`.
+    """
     for job in jobs:
         check_settings(job, folder)
+    missing = [job for job in jobs if steps_done(job, folder) < job.steps]
     # What is there to its end needs no data, which may be gone by now.
-    if all(steps_done(job, folder) >= job.steps for job in jobs):
+    if not missing:
         return
+    # Of those that differ in the seed only, one speaks for all.
+    for job in {_without_seed(job): job for job in missing}.values():
+        # The workers may have another device.
+        config = dataclasses.replace(job.config(folder), device="cpu")
+        trainer = Trainer(config, progress=False, overwrite=True)
+        if job.observer is not None:
+            OBSERVERS[job.observer](trainer.model, config).close()
     others = on_other_data(jobs, folder)
     if others:
         raise ValueError(
             f"dataset: {others[0].path} was trained on other data than the settings load now; give "
             "another folder, or bring its data back"
         )
+
+
+def _without_seed(job: Job) -> str:
+    return Job({**job.changes, "seed": 0}, job.steps, job.observer).name
 
 
 def _finished(jobs: Sequence[Job], folder: Path, workers: int | None) -> Iterator[None]:
