@@ -254,9 +254,19 @@ class TestErrors:
         run = RunDirectory(tmp_path)
         config = TrainConfig(dataset="mnist", data_dir=str(tmp_path / "gone"))
         run.write_json(run.config_path, {"settings": config.to_dict()})
-        with pytest.raises(FileNotFoundError, match=r"data_dir: .*gone of the run is gone"):
+        with pytest.raises(FileNotFoundError, match=r"data_dir: .*gone of the run is not .* back"):
             try_remedies(tmp_path)
         assert not (tmp_path / "advice").exists()
+
+    def test_data_of_another_folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        run = RunDirectory(tmp_path / "run").create()
+        config = TrainConfig(dataset="npz", data_dir="data.npz")
+        run.write_json(run.config_path, {"settings": config.to_dict()})
+        (tmp_path / "data.npz").touch()
+        (tmp_path / "elsewhere").mkdir()
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        with pytest.raises(FileNotFoundError, match=r"it was looked for in .*elsewhere; go to the"):
+            try_remedies(run.path)
 
 
 def write_experiments(folder: Path, **settings: Any) -> None:

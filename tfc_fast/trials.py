@@ -241,11 +241,16 @@ def _config(run: RunDirectory) -> TrainConfig:
 
 def _check_data(config: TrainConfig, run: RunDirectory) -> None:
     """Now, and not in each of the trials: the files are there, and the data those of the run."""
-    if config.data_dir is not None and not Path(config.data_dir).expanduser().exists():
-        raise FileNotFoundError(
-            f"data_dir: {config.data_dir} of the run is gone, its data set {config.dataset!r} is "
-            "read from there; put it back"
-        )
+    if config.data_dir is not None:
+        files = Path(config.data_dir).expanduser()
+        if not files.exists():
+            remedy = "put it back"
+            if not files.is_absolute():
+                remedy = f"it was looked for in {Path.cwd()}; go to the folder that it is in"
+            raise FileNotFoundError(
+                f"data_dir: {config.data_dir} of the run is not there, its data set "
+                f"{config.dataset!r} is read from there; {remedy}"
+            )
     if data_checksum(config) != run.read_json(run.config_path)["dataset"]["checksum"]:
         where = "" if config.data_dir is None else f" in {config.data_dir}"
         raise ValueError(

@@ -230,7 +230,9 @@ def test_the_machine_is_that_of_the_runs(tmp_path: Path) -> None:
 
 
 def test_what_is_wrong_is_told_before_anything_is_trained(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"experiment: 'dept' given, known are depth, .*or all"):
+    with pytest.raises(
+        ValueError, match=r"experiment: 'dept' given, known are depth, .*architectures$"
+    ):
         reproduce(["dept"], tmp_path)
     with pytest.raises(ValueError, match="seeds: 0 given"):
         reproduce(["depth"], tmp_path, seeds=0)
@@ -254,6 +256,12 @@ def test_the_command_line(
     assert "experiment: 'nothing' given" in capsys.readouterr().err
     assert cli.main(["reproduce", "momentum", "--jobs", "0", "--out", out]) == 2
     assert "--jobs: 0 given" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("word", ["all", "list"])
+def test_all_and_list_stand_alone(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["reproduce", word, "depth"]) == 2
+    assert f"experiment: {word} given among others, it stands alone" in capsys.readouterr().err
 
 
 def test_all_experiments_are_listed(capsys: pytest.CaptureFixture[str]) -> None:

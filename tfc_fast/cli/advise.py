@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import shutil
 import textwrap
 from typing import TYPE_CHECKING
@@ -69,7 +70,9 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.with_trials:
         return _try(arguments, given)
     if remedies:
-        _print(f"Measure them on this run with: tfc-fast advise {arguments.path} --try")
+        # Not wrapped, so that it can be copied.
+        command = shlex.join(["tfc-fast", "advise", arguments.path, "--try"])
+        print(f"Measure them on this run with: {command}")
     return 0
 
 
@@ -105,7 +108,15 @@ def _print_trials(trials: list[Trial]) -> None:
 
 def _print(text: str, bullet: str = "") -> None:
     width = min(shutil.get_terminal_size().columns, 100)
-    print(textwrap.fill(text, width, initial_indent=bullet, subsequent_indent=" " * len(bullet)))
+    print(
+        textwrap.fill(
+            text,
+            width,
+            initial_indent=bullet,
+            subsequent_indent=" " * len(bullet),
+            break_on_hyphens=False,  # of commands and options
+        )
+    )
 
 
 COMMAND = Command(

@@ -89,9 +89,7 @@ def reproduce(
     """
     unknown = [name for name in names if name not in EXPERIMENTS]
     if unknown:
-        raise ValueError(
-            f"experiment: {unknown[0]!r} given, known are {', '.join(EXPERIMENTS)}, or all"
-        )
+        raise ValueError(f"experiment: {unknown[0]!r} given, known are {', '.join(EXPERIMENTS)}")
     for what, number in (("seeds", seeds), ("jobs", workers)):
         if number is not None and number < 1:
             raise ValueError(f"{what}: {number} given, at least 1 is wanted")
