@@ -265,7 +265,7 @@ class TestErrors:
         (tmp_path / "data.npz").touch()
         (tmp_path / "elsewhere").mkdir()
         monkeypatch.chdir(tmp_path / "elsewhere")
-        with pytest.raises(FileNotFoundError, match=r"it was looked for in .*elsewhere; go to the"):
+        with pytest.raises(FileNotFoundError, match=r"it was looked for in .*elsewhere; call from"):
             try_remedies(run.path)
 
 

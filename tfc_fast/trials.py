@@ -246,7 +246,7 @@ def _check_data(config: TrainConfig, run: RunDirectory) -> None:
         if not files.exists():
             remedy = "put it back"
             if not files.is_absolute():
-                remedy = f"it was looked for in {Path.cwd()}; go to the folder that it is in"
+                remedy = f"it was looked for in {Path.cwd()}; call from where the run was started"
             raise FileNotFoundError(
                 f"data_dir: {config.data_dir} of the run is not there, its data set "
                 f"{config.dataset!r} is read from there; {remedy}"
