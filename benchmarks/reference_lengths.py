@@ -91,16 +91,16 @@ class Comparison:
 
     def cells(self) -> list[str]:
         """For a table."""
-        reference = (
-            f"{self.low:.0f}" if self.low == self.high else f"{self.low:.0f}-{self.high:.0f}"
-        )
+        deviation = "not ended"
+        if math.isfinite(self.deviation):
+            deviation = f"{self.deviation:+.0%}" if self.deviation else "inside"
         return [
             self.experiment,
             self.setting,
-            reference,
+            _range(self.low, self.high),
             _steps(self.median),
-            f"{min(self.lengths):.0f}-{_steps(max(self.lengths))}",
-            f"{self.deviation:+.0%}" if self.deviation else "inside",
+            _range(min(self.lengths), max(self.lengths)),
+            deviation,
             "yes" if self.agrees else "NO",
             _steps(statistics.median(self.ends)),
         ]
@@ -129,12 +129,17 @@ def compare(out: Path, reference: Mapping[str, Mapping[str, Sequence[float]]]) -
 
 
 def out_of_order(comparisons: Sequence[Comparison]) -> list[str]:
-    """Pairs of settings of one experiment that the reference has in the other order."""
-    wrong = []
-    for a, b in itertools.combinations(comparisons, 2):
-        if a.experiment == b.experiment and (a.high < b.low) != (a.median < b.median):
-            wrong.append(f"{a.experiment}: {a.setting} and {b.setting}")
-    return wrong
+    """Pairs of settings of one experiment that the reference has in the other order.
+
+    Where the two ranges of the reference overlap, it has them in none.
+    """
+    return [
+        f"{shorter.experiment}: {shorter.setting} and {longer.setting}"
+        for shorter, longer in itertools.permutations(comparisons, 2)
+        if shorter.experiment == longer.experiment
+        and shorter.high < longer.low
+        and shorter.median > longer.median
+    ]
 
 
 def markdown(comparisons: Iterable[Comparison]) -> list[str]:
@@ -145,3 +150,7 @@ def markdown(comparisons: Iterable[Comparison]) -> list[str]:
 
 def _steps(length: float) -> str:
     return f"{length:.0f}" if math.isfinite(length) else "not ended"
+
+
+def _range(low: float, high: float) -> str:
+    return _steps(low) if low == high else f"{_steps(low)}-{_steps(high)}"

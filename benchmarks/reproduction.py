@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +48,11 @@ What is there is not trained again, so an interrupted call goes on when it is ma
 that dies costs its runs a retry, from their checkpoints.""".splitlines()
 
 
-def training_seconds(out: Path, verdict: Mapping[str, Any]) -> float:
-    """What the runs of one experiment took, one after another."""
+def training_seconds(out: Path, runs: Iterable[str]) -> float:
+    """What runs took, one after another; a run that is named twice was trained once."""
     return sum(
         float(RunDirectory(out / "runs" / run).read_train()["step_seconds"].sum())
-        for run in verdict["runs"]
+        for run in set(runs)
     )
 
 
@@ -60,7 +60,7 @@ def section(out: Path, name: str, verdict: Mapping[str, Any]) -> list[str]:
     """One experiment on the page."""
     experiment = EXPERIMENTS[name]
     word = "holds" if verdict["holds"] else "does not hold here"
-    seconds = training_seconds(out, verdict)
+    seconds = training_seconds(out, verdict["runs"])
     lines = [f'<a id="{name}"></a>', "", f"## {experiment.title}: {word}", "", experiment.claim, ""]
     lines += [f"![{experiment.title}](images/reproduction/{name}.png)", ""]
     lines += [(out / name / "table.md").read_text().rstrip(), ""]
@@ -91,7 +91,8 @@ def write_page(out: Path, comparisons: Sequence[Comparison]) -> None:
         shutil.copyfile(out / name / "table.csv", RESULTS / f"{name}.csv")
     (RESULTS / "verdicts.json").write_text(json.dumps(there, indent=1, sort_keys=True) + "\n")
     fail = [EXPERIMENTS[name].title for name, verdict in there.items() if not verdict["holds"]]
-    seconds = sum(training_seconds(out, verdict) for verdict in there.values())
+    # Experiments share runs.
+    seconds = training_seconds(out, (run for each in there.values() for run in each["runs"]))
     lines = [
         "# The paper's findings",
         "",

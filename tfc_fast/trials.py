@@ -7,6 +7,7 @@ import io
 import math
 import os
 import statistics
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,9 +15,12 @@ from typing import Any
 
 from tfc_fast import phases
 from tfc_fast.files import atomic_write, make_writable_folder
+from tfc_fast.phases.effects import applies
 from tfc_fast.reproduce import Job, train_all
+from tfc_fast.reproduce.job import data_checksum, on_other_data
 from tfc_fast.run_directory import RunDirectory
 from tfc_fast.trainer import TrainConfig
+from tfc_fast.trainer.store import discard
 
 __all__ = ["CONTROL", "STEPS", "SEEDS", "Trial", "ranked", "remedies_for", "try_remedies"]
 
@@ -62,7 +66,7 @@ class Trial:
     @property
     def loss(self) -> float:
         """Median of the smoothed losses, those that are not finite counted as infinite."""
-        return statistics.median(math.inf if math.isnan(loss) else loss for loss in self.losses)
+        return statistics.median(loss if math.isfinite(loss) else math.inf for loss in self.losses)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values; what is not finite becomes null as JSON is written."""
@@ -80,13 +84,13 @@ def remedies_for(config: TrainConfig) -> dict[str, dict[str, Any]]:
         ['doing nothing', 'twice the learning rate', 'L2 penalty 0.001']
     """
     found: dict[str, dict[str, Any]] = {CONTROL: {}}
-    if not config.batch_norm and config.gain < 1.0:
-        gain = 0.7 if config.gain < 0.7 else 1.0
+    settings = config.to_dict()
+    gain = 0.7 if config.gain < 0.7 else 1.0
+    if applies("gain", gain, settings):
         found[f"initial weights {gain} instead of {config.gain:g}"] = {"gain": gain}
-    recurrent = config.model in ("rnn", "lstm")  # which have none
-    if not config.batch_norm and config.batch_size > 1 and not recurrent:
+    if applies("batch_norm", True, settings):
         found["batch normalisation"] = {"batch_norm": True}
-    if config.optimizer == "sgd" and config.momentum < 0.9:
+    if applies("momentum", 0.9, settings):
         found["momentum 0.9"] = {"momentum": 0.9}
     found["twice the learning rate"] = {"lr": 2 * config.lr}
     if config.weight_decay > 0:
@@ -107,7 +111,8 @@ def try_remedies(
     """Train a run anew for some steps, with each remedy and without any, and rank them.
 
     The trials are in `advice/runs` of the run. What is there is not trained again, so an
-    interrupted call goes on when it is made again, and a longer one goes on from a shorter one.
+    interrupted call goes on when it is made again, and a longer one goes on from a shorter one;
+    only those on other data than the run are discarded, with a warning, and trained anew.
     `advice/trials.csv`, `.md` and `.json` hold the result.
 
     Args:
@@ -123,14 +128,15 @@ def try_remedies(
     Raises:
         DamagedFileError: `config.json` is damaged.
         FileNotFoundError: The folder is no run, or its data are gone.
-        ValueError: A number is out of range, or the run used a model or data of the user's own.
+        ValueError: A number is out of range, the run used a model or data of the user's own, or its
+            data are no longer the same.
     """
     for name, number in (("steps", steps), ("seeds", seeds), ("threads", workers)):
         if number is not None and number < 1:
             raise ValueError(f"{name}: {number} given, at least 1 is wanted")
     run = RunDirectory(run_dir)
     config = _config(run)
-    _check_data(config)
+    _check_data(config, run)
     folder = run.path / "advice"
     jobs, owners = [], []
     remedies = remedies_for(config)
@@ -139,6 +145,7 @@ def try_remedies(
         for seed in range(config.seed, config.seed + seeds):
             jobs.append(Job({**base, **changes, "seed": seed, "probe": False}, steps))
             owners.append(remedy)
+    _discard_those_on_other_data(jobs, folder / "runs")
     runs = train_all(jobs, folder / "runs", workers=workers, progress=progress)
     trials = []
     for remedy, changes in remedies.items():
@@ -158,7 +165,7 @@ def ranked(trials: Sequence[Trial]) -> list[Trial]:
     """Trials in the order of their medians: first the shorter first phase, then the lower loss.
 
     Those whose first phase did not end come after those where it did, by the loss that they have
-    come to.
+    come to; those whose loss is not finite come last, however short their first phase was.
 
     Example:
         >>> slow = Trial("slow", {}, (math.inf,), (2.2,), 100)
@@ -166,25 +173,34 @@ def ranked(trials: Sequence[Trial]) -> list[Trial]:
         >>> [trial.remedy for trial in ranked([slow, fast])]
         ['fast', 'slow']
     """
-    return sorted(trials, key=lambda trial: (trial.length, trial.loss))
+    return sorted(
+        trials, key=lambda trial: (not math.isfinite(trial.loss), trial.length, trial.loss)
+    )
 
 
 def effect_in_words(trial: Trial, control: Trial) -> str:
     """How a trial compares with the one that changes nothing."""
     if trial is control:
         return "for comparison"
-    if math.isfinite(trial.length) and math.isfinite(control.length):
-        return f"{trial.length / control.length:.2g} times as long"
+    if not math.isfinite(trial.loss):
+        return "loss not finite"
+    if not math.isfinite(control.loss):
+        return "loss not finite without it"
     if math.isfinite(trial.length):
+        if control.length == 0:
+            return f"{CONTROL} has no first phase"
+        if math.isfinite(control.length):
+            return f"{trial.length / control.length:.2g} times as long"
         return f"at most {trial.length / control.steps:.2g} times as long"
     if math.isfinite(control.length):
         return "longer"
-    if not math.isfinite(trial.loss):
-        return "not ended; its loss is not finite"
-    gain = (control.loss - trial.loss) / abs(control.loss)
-    if abs(gain) < LEAST_GAIN:
+    gain = control.loss - trial.loss
+    if abs(gain) <= LEAST_GAIN * abs(control.loss):
         return "not ended; no difference seen in so few steps"
-    return f"not ended; loss {abs(gain):.0%} {'lower' if gain > 0 else 'higher'}"
+    if control.loss == 0:
+        return f"not ended; loss {trial.loss:.4g} instead of 0"
+    part = abs(gain / control.loss)
+    return f"not ended; loss {part:.0%} {'lower' if gain > 0 else 'higher'}"
 
 
 def rows(trials: Sequence[Trial]) -> list[dict[str, str]]:
@@ -201,7 +217,9 @@ def rows(trials: Sequence[Trial]) -> list[dict[str, str]]:
                 f"{length:.0f}" if math.isfinite(length) else f"over {trial.steps}"
                 for length in trial.lengths
             ),
-            f"loss after {trial.steps:,} steps": f"{trial.loss:.4g}",
+            f"loss after {trial.steps:,} steps": (
+                f"{trial.loss:.4g}" if math.isfinite(trial.loss) else "not finite"
+            ),
             "compared with doing nothing": effect_in_words(trial, control),
         }
         for rank, trial in enumerate(trials, 1)
@@ -221,12 +239,38 @@ def _config(run: RunDirectory) -> TrainConfig:
     return TrainConfig.from_dict(stored["settings"])
 
 
-def _check_data(config: TrainConfig) -> None:
-    """FileNotFoundError now, and not in each of the trials, if the files are gone."""
-    if config.data_dir is not None and not Path(config.data_dir).expanduser().exists():
-        raise FileNotFoundError(
-            f"data_dir: {config.data_dir} of the run is gone, its data set {config.dataset!r} is "
-            "read from there; put it back"
+def _check_data(config: TrainConfig, run: RunDirectory) -> None:
+    """Now, and not in each of the trials: the files are there, and the data those of the run."""
+    if config.data_dir is not None:
+        files = Path(config.data_dir).expanduser()
+        if not files.exists():
+            remedy = "put it back"
+            if not files.is_absolute():
+                remedy = f"it was looked for in {Path.cwd()}; call from where the run was started"
+            raise FileNotFoundError(
+                f"data_dir: {config.data_dir} of the run is not there, its data set "
+                f"{config.dataset!r} is read from there; {remedy}"
+            )
+    if data_checksum(config) != run.read_json(run.config_path)["dataset"]["checksum"]:
+        where = "" if config.data_dir is None else f" in {config.data_dir}"
+        raise ValueError(
+            f"dataset: {config.dataset!r}{where} gives other data now than those that {run.path} "
+            "was trained on, so trials would say nothing about it; bring them back, or train the "
+            "run anew"
+        )
+
+
+def _discard_those_on_other_data(jobs: Sequence[Job], folder: Path) -> None:
+    """The trials outlive their run: one that was trained anew may be on other data."""
+    others = on_other_data(jobs, folder)
+    for run in others:
+        discard(run)
+    if others:
+        warnings.warn(
+            f"{len(others)} trials in {folder} were of other data than the run is of now; they "
+            "are trained anew",
+            RuntimeWarning,
+            stacklevel=3,
         )
 
 

@@ -30,6 +30,18 @@ def test_tells_diagnosis_and_backed_advice(stuck: str, tfc: Tfc) -> None:
     assert not Path("run/advice").exists()
 
 
+@pytest.mark.parametrize("columns", range(40, 70, 5))
+def test_commands_can_be_copied(
+    train: Tfc, tfc: Tfc, monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    if not Path("a run").exists():
+        train("--steps=60", "--depth=7", "--gain=0.3", "--out=a run")
+    monkeypatch.setenv("COLUMNS", str(columns))
+    output = tfc("advise", "a run")[1]
+    assert "with: tfc-fast advise 'a run' --try\n" in output
+    assert not any(line.endswith("-") for line in output.splitlines())
+
+
 def test_stored_diagnosis_is_the_one_that_is_told(stuck: str, tfc: Tfc) -> None:
     run = RunDirectory(stuck)
     stored = run.read_json(run.summary_path)["diagnosis"]

@@ -3,12 +3,17 @@ from __future__ import annotations
 import json
 import math
 import statistics
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from tfc_fast.phases import advice, analyze, effects, remedies
-from tfc_fast.phases.effects import EFFECTS_PATH, effects_source
+from tfc_fast.phases.effects import EFFECTS_PATH, applies, effects_source
+from tfc_fast.trainer import TrainConfig
 
 MARKS = {
     "batch_norm": "batch normalisation before",
@@ -34,7 +39,7 @@ def test_file_agrees_with_itself() -> None:
     for each in stored["effects"]:
         for which in ("", "baseline_"):
             lengths = [math.inf if n is None else n for n in each[f"{which}each"]]
-            assert len(lengths) == stored["seeds"]
+            assert len(lengths) >= 5
             median = statistics.median(lengths)
             assert each[f"{which}steps"] == (median if math.isfinite(median) else None)
     assert "tfc-fast reproduce" in effects_source()
@@ -58,7 +63,8 @@ def test_advice_is_ranked_by_effect_and_quotes_it() -> None:
     momentum = next(effect for effect in effects() if effect.setting == "momentum")
     sentence = next(each for each in advice() if "with momentum" in each)
     assert f"first phase {momentum.steps:,.0f} instead of" in sentence
-    seeds = json.loads(EFFECTS_PATH.read_text())["seeds"]
+    stored = json.loads(EFFECTS_PATH.read_text())["effects"]
+    seeds = len(next(each for each in stored if each["setting"] == "momentum")["each"])
     assert sentence.endswith(f"steps (digits, 7 linear layers, {seeds} seeds).")
 
 
@@ -80,11 +86,57 @@ def test_what_lengthens_the_phase_is_no_remedy() -> None:
         ({"momentum": 0.9}, {"momentum"}),
         ({"optimizer": "adam"}, {"momentum", "lr"}),
         ({"depth": 3}, {"depth"}),
+        ({"model": "rnn"}, {"batch_norm"}),
+        ({"model": "lstm"}, {"batch_norm"}),
+        ({"model": "vgg11"}, {"depth"}),
+        ({"batch_size": 1}, {"batch_norm"}),
         ({"batch_norm": False, "gain": 0.41, "momentum": 0.0, "depth": 9}, set()),
     ],
 )
 def test_what_the_run_has_is_left_out(settings: dict[str, object], left_out: set[str]) -> None:
     assert set(told(settings)) == MARKS.keys() - left_out
+
+
+@pytest.fixture
+def other_effects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Effects where neither the defaults nor some of the remedies came to an end of the phase."""
+    stored = json.loads(EFFECTS_PATH.read_text())
+    for each in stored["effects"]:
+        each |= {"baseline_steps": None, "baseline_each": [None] * 3}
+        if each["setting"] in ("momentum", "depth", "weight_decay"):
+            each |= {"steps": None, "each": [None] * 2}
+    path = tmp_path / "effects.json"
+    path.write_text(json.dumps(stored))
+    effects.cache_clear()
+    # The module, which the function of its package hides.
+    monkeypatch.setattr(sys.modules["tfc_fast.phases.effects"], "EFFECTS_PATH", path)
+    yield
+    effects.cache_clear()
+
+
+@pytest.mark.usefixtures("other_effects")
+def test_what_is_not_known_is_left_out() -> None:
+    assert {effect.setting for effect in effects()} == {"gain", "batch_norm", "lr"}
+    assert sorted(told(None)) == ["batch_norm", "gain", "lr"]
+
+
+@pytest.mark.usefixtures("other_effects")
+def test_seeds_are_those_of_the_experiment() -> None:
+    five = len(json.loads(EFFECTS_PATH.read_text())["effects"][0]["each"])
+    assert all(effect.source.endswith(f", 3 to {five} seeds") for effect in effects())
+    assert f"; 2 to {five} seeds; " in effects_source()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"batch_size": 1}, {"optimizer": "adam"}, {"model": "vgg11"}]
+    + [{"model": model, "sites": "recurrent.*"} for model in ("rnn", "lstm")],
+)
+def test_what_applies_can_be_trained(settings: dict[str, Any]) -> None:
+    known = TrainConfig(**settings).to_dict()
+    for effect in effects():
+        if applies(effect.setting, effect.value, known):
+            TrainConfig(**{**settings, effect.setting: effect.value})
 
 
 def test_remedies_know_the_settings() -> None:

@@ -115,6 +115,19 @@ def test_a_course_without_an_end_of_the_phase_does_not_hold(made: Make) -> None:
     assert judgement.effect[f"fall_{COSINE}"] is None
 
 
+def test_medians_are_of_the_runs_that_ended(made: Make) -> None:
+    runs = [made(seed=seed, curves={COSINE: hump(0.2)}) for seed in range(2)]
+    all_ended = course().judge(runs)
+    judgement = course().judge([*runs, made(seed=2, end=None, curves={COSINE: hump(0.2)})])
+    assert not judgement.holds
+    assert judgement.effect == pytest.approx(all_ended.effect, abs=0.01)
+    fall = judgement.effect[f"fall_{COSINE}"]
+    told = f"down by {fall:.3f} (medians; after it, of the 2 of 3 runs where it is known)"
+    assert told in judgement.evidence[0]
+    stuck = course().judge([made(seed=2, end=None, curves={COSINE: hump(0.2)})])
+    assert "then nothing known (medians)" in stuck.evidence[0]
+
+
 def test_the_site_that_rises_most_counts(made: Make) -> None:
     run = made(curves={COSINE: hump(0.2)})
     assert course().rising(run, COSINE).rise == pytest.approx(0.2, abs=0.01)

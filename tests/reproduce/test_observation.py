@@ -38,7 +38,15 @@ def trained(observer: str, folder: Path, steps: int = 4, **changes: Any) -> Meas
 def test_first_share_is_that_of_the_singular_values(rows: int, columns: int, seed: int) -> None:
     matrix = torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))
     values = torch.linalg.svdvals(matrix.double()).square()
-    assert first_share(matrix) == pytest.approx(float(values[0] / values.sum()), rel=1e-3)
+    assert first_share(matrix) == pytest.approx(float(values[0] / values.sum()), rel=1e-9)
+
+
+@pytest.mark.parametrize("mixed", [0.0, 1e-4])
+def test_first_share_is_not_that_of_the_longest_row(mixed: float) -> None:
+    # The longest row lies along the second direction.
+    matrix = torch.tensor([[3.0, mixed, 0.0], [0.0, 2.0, 2.0], [0.0, 2.0, 2.0]])
+    assert first_share(matrix) == pytest.approx(0.64, rel=1e-6)
+    assert first_share(matrix.T) == pytest.approx(0.64, rel=1e-6)
 
 
 def test_first_share_of_one_direction_is_all_and_of_none_is_not_known() -> None:
@@ -49,14 +57,22 @@ def test_first_share_of_one_direction_is_all_and_of_none_is_not_known() -> None:
         assert np.isnan(first_share(nothing))
 
 
+@pytest.mark.parametrize("batch_norm", [False, True])
 @pytest.mark.parametrize("observer", ["features", "update-shares"])
-def test_a_run_with_an_observer_is_the_run_without(tmp_path: Path, observer: str) -> None:
-    run = trained(observer, tmp_path / "observed")
-    alone = Trainer(Job(SMALL, 4).config(tmp_path / "alone"), progress=False).fit()
+def test_a_run_with_an_observer_is_the_run_without(
+    tmp_path: Path, observer: str, batch_norm: bool
+) -> None:
+    changes = {**SMALL, "batch_norm": batch_norm}
+    run = trained(observer, tmp_path / "observed", batch_norm=batch_norm)
+    alone = Trainer(Job(changes, 4).config(tmp_path / "alone"), progress=False).fit()
     assert run.log["loss"].tolist() == alone.run_directory.read_train()["loss"].tolist()
     plain = alone.run_directory.read_metrics()
     for column, values in run.run.read_metrics().items():
         np.testing.assert_array_equal(values, plain[column])
+    after = torch.load(run.run.checkpoint_path)["model"]
+    assert any("running_mean" in name for name in after) == batch_norm
+    for name, tensor in torch.load(alone.run_directory.checkpoint_path)["model"].items():
+        assert torch.equal(after[name], tensor), name
     assert run.observed["steps"].tolist() == [1, 2, 3, 4]
 
 

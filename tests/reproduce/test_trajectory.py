@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from tfc_fast.reproduce import Setting, reproduce, runner
 from tfc_fast.reproduce.architectures import ARCHITECTURES, Architectures
 from tfc_fast.reproduce.directions import DIRECTIONS, Directions
-from tfc_fast.reproduce.trajectory import TRAJECTORY, Trajectory, salient_overlap
+from tfc_fast.reproduce.trajectory import TRAJECTORY, Trajectory, moments, salient_overlap
 from tfc_fast.reproduce.trajectory_figure import projection
 
 from .conftest import Make, hump
@@ -49,8 +50,32 @@ def test_one_run_without_the_way_is_enough_to_fail(made: Make) -> None:
     stuck = write_features(made(seed=2, end=None), way)
     judgement = TRAJECTORY.judge([*runs, stuck])
     assert not judgement.holds
-    assert "2 of 3 runs" in judgement.evidence[0]
+    assert "as claimed in 2 of 3 runs" in judgement.evidence[0]
+    assert "(medians; after it, of the 2 of 3 runs where it is known)" in judgement.evidence[0]
+    assert judgement.effect == pytest.approx(TRAJECTORY.judge(runs).effect, abs=0.05)
     assert TRAJECTORY.judge([stuck]).effect["rise_factor"] is None
+
+
+def test_observations_that_are_not_finite_are_no_moments(made: Make) -> None:
+    def way(steps: Any) -> Any:
+        return np.where(np.isin(steps, (150, 700)), np.nan, 0.9 - np.abs(steps - 300) / 800)
+
+    run = write_features(made(), way)
+    at = moments(run)
+    assert run.observed["steps"][[at.nearest, at.apart]].tolist() == [300, 800]
+    assert TRAJECTORY.judge([run]).holds
+    TRAJECTORY.figure([run])
+
+
+@pytest.mark.parametrize("first", [0, 200, 500])
+def test_a_run_that_diverged_is_judged_and_drawn(made: Make, first: int) -> None:
+    run = write_features(made(), lambda steps: np.where(steps < first, 0.5, np.nan))
+    assert not TRAJECTORY.judge([run]).holds
+    TRAJECTORY.figure([run]).canvas.draw()
+    write_update_shares(run, lambda steps: np.where(steps < first, 0.9, np.nan))
+    run = dataclasses.replace(run)  # without what it has read
+    assert not DIRECTIONS.judge([run]).holds
+    DIRECTIONS.figure([run]).canvas.draw()
 
 
 def test_effect_sizes_are_factors_of_the_distance(made: Make) -> None:
@@ -111,6 +136,18 @@ def test_directions_without_an_end_of_the_phase_do_not_hold(made: Make) -> None:
     assert judgement.effect["share_first_phase"] == pytest.approx(0.95)
     assert judgement.effect["share_later"] is None
     assert "nothing known after it" in judgement.evidence[0]
+
+
+def test_shares_are_of_the_runs_that_ended(made: Make) -> None:
+    def share(steps: Any) -> Any:
+        return np.where(steps < 400, 0.95, 0.5)
+
+    runs = [write_update_shares(made(seed=seed), share) for seed in range(2)]
+    judgement = DIRECTIONS.judge([*runs, write_update_shares(made(seed=2, end=None), share)])
+    assert not judgement.holds
+    assert judgement.effect["share_later"] == pytest.approx(0.5)
+    assert "50% after it (medians; after it, of the 2 of 3 runs" in judgement.evidence[0]
+    assert "nothing known" not in judgement.evidence[2]
 
 
 # ---- other architectures -----------------------------------------------------------------------

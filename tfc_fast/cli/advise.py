@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import shutil
 import textwrap
 from typing import TYPE_CHECKING
@@ -71,7 +72,9 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.with_trials:
         return _try(arguments, given)
     if remedies:
-        _print(f"Measure them on this run with: tfc-fast advise {arguments.path} --try")
+        # Not wrapped, so that it can be copied.
+        command = shlex.join(["tfc-fast", "advise", arguments.path, "--try"])
+        print(f"Measure them on this run with: {command}")
     return 0
 
 
@@ -100,14 +103,22 @@ def _print_trials(trials: list[Trial]) -> None:
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         )
     _print(
-        "Ranked by the first phase; those where it did not end come last, by the loss that they "
-        "have come to."
+        "Ranked by the first phase; those where it did not end come after the others, by the loss "
+        "that they have come to, and those whose loss is not finite last."
     )
 
 
 def _print(text: str, bullet: str = "") -> None:
     width = min(shutil.get_terminal_size().columns, 100)
-    print(textwrap.fill(text, width, initial_indent=bullet, subsequent_indent=" " * len(bullet)))
+    print(
+        textwrap.fill(
+            text,
+            width,
+            initial_indent=bullet,
+            subsequent_indent=" " * len(bullet),
+            break_on_hyphens=False,  # of commands and options
+        )
+    )
 
 
 COMMAND = Command(

@@ -9,7 +9,7 @@ import textwrap
 from typing import TYPE_CHECKING
 
 from tfc_fast.cli.command import Command
-from tfc_fast.cli.options import errors_in_options, flag
+from tfc_fast.cli.options import OptionError, errors_in_options, flag
 
 if TYPE_CHECKING:
     from tfc_fast.reproduce import Outcome
@@ -44,6 +44,9 @@ def _run(arguments: argparse.Namespace) -> int:
     # Here, so that the other commands do not wait for plotting libraries.
     from tfc_fast.reproduce import EXPERIMENTS, reproduce
 
+    for word in ("all", "list"):
+        if word in arguments.names and len(arguments.names) > 1:
+            raise OptionError(f"experiment: {word} given among others, it stands alone")
     if arguments.names == ["list"]:
         for name, experiment in EXPERIMENTS.items():
             print(textwrap.fill(f"{name:16}{experiment.claim}", 100, subsequent_indent=" " * 16))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["EFFECTS_PATH", "Effect", "advice", "effects", "effects_source"]
+__all__ = ["EFFECTS_PATH", "Effect", "advice", "applies", "effects", "effects_source"]
 
 EFFECTS_PATH = Path(__file__).with_name("effects.json")
 """The measured effects; `python -m tfc_fast.reproduce.effects` writes them."""
@@ -38,8 +38,11 @@ class Effect:
 
     @property
     def ratio(self) -> float:
-        """Length with it as a multiple of the length without: below 1 it helps."""
-        return self.steps / self.baseline_steps
+        """Length with it as a multiple of the length without: below 1 it helps.
+
+        NaN if it is not known: neither phase ended, or there was none without it.
+        """
+        return self.steps / self.baseline_steps if self.baseline_steps else math.nan
 
     @property
     def sentence(self) -> str:
@@ -53,7 +56,7 @@ class Effect:
 
 @functools.cache
 def effects() -> tuple[Effect, ...]:
-    """All measured effects, the one that shortens the first phase most first.
+    """All effects that could be measured, the one that shortens the first phase most first.
 
     Example:
         >>> effects()[0].ratio < 1 < effects()[-1].ratio
@@ -67,18 +70,21 @@ def effects() -> tuple[Effect, ...]:
             each["baseline_value"],
             _or_infinite(each["steps"]),
             _or_infinite(each["baseline_steps"]),
-            _source(each["setting"], stored),
+            _source(each, stored),
         )
         for each in stored["effects"]
     ]
-    return tuple(sorted(found, key=lambda effect: effect.ratio))
+    # Where neither phase ended, nothing is known.
+    known = [effect for effect in found if not math.isnan(effect.ratio)]
+    return tuple(sorted(known, key=lambda effect: effect.ratio))
 
 
 def effects_source() -> str:
     """On what the effects were measured, and by which command."""
     stored = json.loads(EFFECTS_PATH.read_text())
+    seeds = _seeds(*stored["effects"])
     return (
-        f"{stored['dataset']}, {stored['network']}; {stored['training']}; {stored['seeds']} seeds; "
+        f"{stored['dataset']}, {stored['network']}; {stored['training']}; {seeds}; "
         f"{stored['command']}"
     )
 
@@ -90,8 +96,8 @@ def advice(settings: Mapping[str, Any] | None = None) -> list[str]:
     lengthens the first phase comes last and says so.
 
     Args:
-        settings: Those of the run, by the names of `TrainConfig`; what it has already is left out.
-            None: they are not known, and all is told.
+        settings: Those of the run, by the names of `TrainConfig`; what it has already, or cannot
+            have, is left out. None: they are not known, and all is told.
 
     Returns:
         Sentences, each with the effect that it rests on.
@@ -110,7 +116,9 @@ def advice(settings: Mapping[str, Any] | None = None) -> list[str]:
     known = settings or {}
     told: list[tuple[float, str]] = []
     for name, effect in best.items():
-        if _has_already(effect, known):
+        # The effect of the learning rate was measured with sgd, and says nothing about adam.
+        is_unknown = name == "lr" and known.get("optimizer") == "adam"
+        if is_unknown or not applies(name, effect.value, known):
             continue
         words, rank = _ADVICE[name].format(value=effect.value), effect.ratio
         if name == "weight_decay":
@@ -120,6 +128,32 @@ def advice(settings: Mapping[str, Any] | None = None) -> list[str]:
             words, rank, effect = _weight_decay_advice(strongest, known)
         told.append((rank, f"{words} Measured: {effect.sentence}."))
     return [sentence for _, sentence in sorted(told, key=lambda pair: pair[0])]
+
+
+def applies(setting: str, value: float, settings: Mapping[str, Any]) -> bool:
+    """Whether a run does not have a remedy yet, and can have it.
+
+    Args:
+        setting: What is changed, a name of `TrainConfig`.
+        value: To what.
+        settings: Those of the run, as far as they are known.
+
+    Example:
+        >>> applies("batch_norm", True, {"model": "mlp"}), applies("depth", 5, {"depth": 3})
+        (True, False)
+    """
+    now, model = settings.get(setting), settings.get("model")
+    if setting == "batch_norm":
+        # It wants two samples to normalise, and a ReLU to stand before.
+        return not now and model not in ("rnn", "lstm") and settings.get("batch_size") != 1
+    if setting == "gain":
+        # With batch normalisation the size of the weights has no say in the features.
+        return not settings.get("batch_norm") and (now is None or now < value)
+    if setting == "momentum":
+        return settings.get("optimizer") != "adam" and (now is None or now < value)
+    if setting == "depth":
+        return model != "vgg11" and (now is None or now > value)
+    return True
 
 
 def _weight_decay_advice(effect: Effect, settings: Mapping[str, Any]) -> tuple[str, float, Effect]:
@@ -134,24 +168,6 @@ def _weight_decay_advice(effect: Effect, settings: Mapping[str, Any]) -> tuple[s
     )
 
 
-def _has_already(effect: Effect, settings: Mapping[str, Any]) -> bool:
-    """Whether the run has the remedy, or cannot have it."""
-    name, now = effect.setting, settings.get(effect.setting)
-    is_adam = settings.get("optimizer") == "adam"
-    if name == "batch_norm":
-        return bool(now)
-    if name == "gain":
-        # With batch normalisation the size of the weights has no say in the features.
-        return bool(settings.get("batch_norm")) or (now is not None and now >= effect.value)
-    if name == "momentum":
-        return is_adam or (now is not None and now >= effect.value)
-    if name == "lr":
-        return is_adam
-    if name == "depth":
-        return now is not None and now <= effect.value
-    return False
-
-
 def _steps(length: float) -> str:
     return f"{length:,.0f}" if math.isfinite(length) else "unending"
 
@@ -160,9 +176,16 @@ def _or_infinite(value: float | None) -> float:
     return math.inf if value is None else float(value)
 
 
-def _source(setting: str, stored: Mapping[str, Any]) -> str:
-    layers = "" if setting == "depth" else f"{stored['network'].split(' of ')[0]}, "
-    return f"{stored['dataset']}, {layers}{stored['seeds']} seeds"
+def _source(effect: Mapping[str, Any], stored: Mapping[str, Any]) -> str:
+    layers = "" if effect["setting"] == "depth" else f"{stored['network'].split(' of ')[0]}, "
+    return f"{stored['dataset']}, {layers}{_seeds(effect)}"
+
+
+def _seeds(*effects: Mapping[str, Any]) -> str:
+    """How many runs are behind each median."""
+    counts = {len(each[name]) for each in effects for name in ("each", "baseline_each")}
+    low, high = min(counts), max(counts)
+    return f"{high} seeds" if low == high else f"{low} to {high} seeds"
 
 
 _ADVICE = {

@@ -15,7 +15,7 @@ from tfc_fast.phases.sites import running_mean
 from tfc_fast.phases.thresholds import MIN_RISE, WINDOW
 from tfc_fast.report import style
 from tfc_fast.reproduce.experiment import Experiment, Judgement, Setting
-from tfc_fast.reproduce.measurement import Measurement, finite
+from tfc_fast.reproduce.measurement import Measurement, finite, known_median, of_medians
 
 __all__ = ["COURSES", "Course", "Rising"]
 
@@ -76,14 +76,15 @@ class Course(Experiment):
             ]
             if column in self.columns:
                 holds &= all(rose) and all(only)
-            rise = float(np.median([course.rise for course in found]))
-            fall = float(np.median([course.fall for course in found]))
+            falls = [course.fall for course in found]
+            rise, fall = known_median(course.rise for course in found), known_median(falls)
             effect |= {f"rise_{column}": finite(rise), f"fall_{column}": finite(fall)}
             both = sum(map(all, zip(rose, only, strict=True)))
             evidence.append(
-                f"{words.capitalize()}: up by {rise:.3f} in the first phase, then down by "
-                f"{fall:.3f} (medians); rise in {sum(rose)} and rise only there in {both} of "
-                f"{len(found)} runs" + ("." if column in self.columns else " (not judged).")
+                f"{words.capitalize()}: up by {rise:.3f} in the first phase, then "
+                f"{_down(fall)} ({of_medians(falls)}); rise in {sum(rose)} and rise only there in "
+                f"{both} of {len(found)} runs"
+                + ("." if column in self.columns else " (not judged).")
             )
         return Judgement(holds, tuple(evidence), effect)
 
@@ -129,6 +130,10 @@ class Course(Experiment):
             axes.remove()
         style.add_site_key(figure, panels[: len(shown)], list(courses))
         return figure
+
+
+def _down(fall: float) -> str:
+    return "nothing known" if math.isnan(fall) else f"down by {fall:.3f}"
 
 
 _DEFAULTS = (Setting("defaults", 1500),)

@@ -7,19 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from matplotlib.figure import Figure
 
 from tfc_fast.report import style
 from tfc_fast.reproduce.experiment import Experiment, Judgement, Setting
-from tfc_fast.reproduce.measurement import Measurement, finite
+from tfc_fast.reproduce.measurement import Measurement, finite, known_median, of_medians
 
 __all__ = ["DIRECTIONS", "Directions"]
 
 MOST, LESS = 0.5, 0.1
 """Share of an update in the first phase: more than all other directions have; its fall after it."""
-
-FloatArray = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -42,19 +39,26 @@ class Directions(Experiment):
     def judge(self, runs: Sequence[Measurement]) -> Judgement:
         """Compare the steps of the first phase with those after it."""
         medians = [self.medians(run) for run in runs]
-        first = np.array([before[1:-1] for before, _ in medians])
-        later = np.array([after[1:-1] for _, after in medians])
-        in_phase, after = np.median(first, axis=1), np.median(later, axis=1)
+        in_phase = np.array([known_median(before[1:-1]) for before, _ in medians])
+        after = np.array([known_median(later[1:-1]) for _, later in medians])
         held = (in_phase >= MOST) & (in_phase - after >= LESS)
+        known = ~np.isnan(after)
         layers = runs[0].observed["layers"].tolist()
-        by_layer = [np.median([pair[at] for pair in medians], axis=0) for at in (0, 1)]
+        by_layer = [
+            [
+                known_median(of_layer)
+                for of_layer in zip(*(pair[at] for pair in medians), strict=True)
+            ]
+            for at in (0, 1)
+        ]
+        opposite = known.any() and np.all(after[known] > in_phase[known])
         evidence = (
-            f"Along the first direction lie {np.median(in_phase):.0%} of an update of a hidden "
-            f"layer in the first phase and {_percent(float(np.median(after)))} after it (medians); "
-            f"as claimed in {held.sum()} of {len(runs)} runs."
-            + (" After it the share is larger in all." if np.all(after > in_phase) else ""),
-            "Within the first phase the share goes from {:.0%} in its first quarter to {:.0%} in "
-            "its last (medians of the hidden layers).".format(*self._quarters(runs)),
+            f"Along the first direction lie {_percent(known_median(in_phase))} of an update of a "
+            f"hidden layer in the first phase and {_percent(known_median(after))} after it "
+            f"({of_medians(after)}); as claimed in {held.sum()} of {len(runs)} runs."
+            + (" After it the share is larger in all." if opposite else ""),
+            "Within the first phase the share goes from {} in its first quarter to {} in "
+            "its last (medians of the hidden layers).".format(*map(_percent, self._quarters(runs))),
             "Layer by layer, from the input, in and after the first phase: "
             + ", ".join(
                 f"{name.removeprefix('hidden.').removesuffix('.linear')} "
@@ -65,21 +69,19 @@ class Directions(Experiment):
             "classes.",
         )
         effect = {
-            "share_first_phase": finite(float(np.median(in_phase))),
-            "share_later": finite(float(np.median(after))),
-            "difference": finite(float(np.median(in_phase - after))),
+            "share_first_phase": finite(known_median(in_phase)),
+            "share_later": finite(known_median(after)),
+            "difference": finite(known_median(in_phase - after)),
         }
         return Judgement(bool(held.all()), evidence, effect)
 
-    def medians(self, run: Measurement) -> tuple[FloatArray, FloatArray]:
+    def medians(self, run: Measurement) -> tuple[list[float], list[float]]:
         """Median share of each layer in the first phase and after it; NaN if it did not end."""
         steps, share = run.observed["steps"], run.observed["share"]
-        end = run.summary.first_phase_end
-        before = steps < (end or math.inf)
-        nothing = np.full(share.shape[1], np.nan)
+        before = steps < (run.summary.first_phase_end or math.inf)
         return (
-            np.nanmedian(share[before], axis=0),
-            nothing if before.all() else np.nanmedian(share[~before], axis=0),
+            [known_median(of_layer) for of_layer in share[before].T],
+            [known_median(of_layer) for of_layer in share[~before].T],
         )
 
     def _quarters(self, runs: Sequence[Measurement]) -> tuple[float, float]:
@@ -89,9 +91,9 @@ class Directions(Experiment):
             before = run.observed["steps"] < (run.summary.first_phase_end or math.inf)
             share = run.observed["share"][before, 1:-1]
             quarter = max(1, len(share) // 4)
-            ends.append((float(np.median(share[:quarter])), float(np.median(share[-quarter:]))))
-        first, last = np.median(ends, axis=0)
-        return float(first), float(last)
+            ends.append((known_median(share[:quarter].flat), known_median(share[-quarter:].flat)))
+        first, last = (known_median(at) for at in zip(*ends, strict=True))
+        return first, last
 
     def figure(self, runs: Sequence[Measurement]) -> Figure:
         """Share at every layer over the steps of the first run; medians of all runs by layer."""

@@ -2,7 +2,7 @@
 
     python -m tfc_fast.reproduce.effects runs/reproduce
 
-reads the tables that `tfc-fast reproduce` has left there, writes the file that
+reads the tables and runs that `tfc-fast reproduce` has left there, writes the file that
 `tfc_fast.phases.effects` quotes, and prints it as a table in Markdown.
 """
 
@@ -21,6 +21,7 @@ from tfc_fast.files import atomic_write
 from tfc_fast.phases.effects import EFFECTS_PATH
 from tfc_fast.reproduce.measurement import finite
 from tfc_fast.reproduce.runner import EXPERIMENTS
+from tfc_fast.run_directory import RunDirectory
 from tfc_fast.trainer import TrainConfig
 
 __all__ = ["REMEDIES", "markdown_table", "measured_effects"]
@@ -29,12 +30,16 @@ REMEDIES = ("initialization", "momentum", "batch-norm", "l2", "learning-rates", 
 """Experiments that turn one knob which a user can turn, too."""
 
 
+# What may differ between the runs, beside what an experiment changes.
+_FREE = {"seed", "steps", "out", "device"}
+
+
 def measured_effects(out: Path) -> dict[str, Any]:
-    """Length of the first phase with each setting and with the defaults, from tables on disk.
+    """Length of the first phase with each setting and with the defaults, from what is on disk.
 
     The length is the end of the first phase minus the first step; a run whose phase did not end
     counts as infinitely long (null). `ratio` is median by median: below 1, the setting shortens the
-    first phase.
+    first phase. Data, network and training are read from the runs.
 
     Args:
         out: Folder that `reproduce` was given; it holds the tables of all of `REMEDIES`.
@@ -44,25 +49,28 @@ def measured_effects(out: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: An experiment is missing.
+        ValueError: The runs differ in more than what their experiment changes.
     """
-    defaults = TrainConfig()
-    effects, commands, seeds = [], set(), set()
+    effects, commands = [], set()
+    common: dict[str, Any] = {}
     for name in REMEDIES:
-        table, verdict = out / name / "table.csv", out / name / "verdict.json"
-        if not (table.is_file() and verdict.is_file()):
+        table, verdict_path = out / name / "table.csv", out / name / "verdict.json"
+        if not (table.is_file() and verdict_path.is_file()):
             raise FileNotFoundError(
                 f"{table} is missing: run tfc-fast reproduce {' '.join(REMEDIES)} --out {out}"
             )
-        commands.add(json.loads(verdict.read_text())["command"])
-        lengths: dict[str, list[float]] = {}
+        verdict = json.loads(verdict_path.read_text())
+        commands.add(verdict["command"])
         with table.open(newline="") as file:
-            for row in csv.DictReader(file):
-                end = row["first_phase_end"]
-                lengths.setdefault(row["setting"], []).append(int(end) - 1 if end else math.inf)
-                seeds.add(int(row["seed"]))
-        settings = EXPERIMENTS[name].settings
-        baseline = next(lengths[each.label] for each in settings if not each.changes)
-        for each in settings:
+            rows = list(csv.DictReader(file))
+        experiment = {each.label: each for each in EXPERIMENTS[name].settings}
+        lengths: dict[str, list[float]] = {}
+        for row, run in zip(rows, verdict["runs"], strict=True):
+            end = row["first_phase_end"]
+            lengths.setdefault(row["setting"], []).append(int(end) - 1 if end else math.inf)
+            _add_common(common, out / "runs" / run, experiment[row["setting"]].changes)
+        baseline = next(lengths[each.label] for each in experiment.values() if not each.changes)
+        for each in experiment.values():
             # A quick run leaves some settings out.
             if not each.changes or each.label not in lengths:
                 continue
@@ -73,24 +81,48 @@ def measured_effects(out: Path) -> dict[str, Any]:
                     "experiment": name,
                     "setting": setting,
                     "value": value,
-                    "baseline_value": getattr(defaults, setting),
+                    "baseline_value": common[setting],
                     "steps": finite(here),
                     "baseline_steps": finite(there),
-                    "ratio": finite(here / there),
+                    "ratio": finite(here / there) if there else None,
                     "each": [finite(length) for length in lengths[each.label]],
                     "baseline_each": [finite(length) for length in baseline],
                 }
             )
     return {
         "command": "; ".join(sorted(commands)),
-        "dataset": defaults.dataset,
-        "network": f"{defaults.depth} linear layers of {defaults.width} units without bias, initial"
-        f" weights {defaults.gain} of He's standard deviation",
-        "training": f"{defaults.optimizer}, learning rate {defaults.lr}, batches of "
-        f"{defaults.batch_size}",
-        "seeds": len(seeds),
+        "dataset": common["dataset"],
+        "network": _network(common),
+        "training": f"{common['optimizer']}, learning rate {common['lr']}, batches of "
+        f"{common['batch_size']}",
         "effects": effects,
     }
+
+
+def _add_common(common: dict[str, Any], path: Path, changes: Mapping[str, Any]) -> None:
+    """Add what a run has in common with all others, and make sure that it has."""
+    run = RunDirectory(path)
+    settings = TrainConfig.from_dict(run.read_json(run.config_path)["settings"]).to_dict()
+    for name, value in settings.items():
+        if name in _FREE or name in changes:
+            continue
+        if common.setdefault(name, value) != value:
+            raise ValueError(
+                f"{path} was trained with {name}={value!r}, others of {path.parent} with "
+                f"{common[name]!r}; effects are those of runs that have all else in common"
+            )
+
+
+def _network(settings: Mapping[str, Any]) -> str:
+    model, depth = settings["model"], settings["depth"]
+    layers = {"mlp": f"{depth} linear layers", "vgg11": model}.get(
+        model, f"{model}, {depth} layers"
+    )
+    bias = "with" if settings["bias"] else "without"
+    return (
+        f"{layers} of {settings['width']} units {bias} bias, initial weights {settings['gain']} of "
+        "He's standard deviation"
+    )
 
 
 def markdown_table(measured: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy.typing as npt
 from tfc_fast import phases
 from tfc_fast.run_directory import RunDirectory
 
-__all__ = ["OBSERVED", "Measurement", "finite"]
+__all__ = ["OBSERVED", "Measurement", "finite", "known_median", "of_medians"]
 
 OBSERVED = "observed.npz"
 """Name of the file, within the folder of a run, with what an observer of its training saw."""
@@ -107,6 +108,33 @@ class Measurement:
             "final_loss": finite(summary.final_loss),
             "accuracy": finite(self.accuracy),
         }
+
+
+def known_median(values: Iterable[float]) -> float:
+    """Median of the values that are not NaN; NaN if there is none.
+
+    Example:
+        >>> known_median([3.0, math.nan, 1.0])
+        2.0
+    """
+    known = [value for value in values if not math.isnan(value)]
+    return float(np.median(known)) if known else math.nan
+
+
+def of_medians(later: Iterable[float]) -> str:
+    """Says that numbers are medians, and of how many runs those after the first phase are.
+
+    Args:
+        later: One number of each run after its first phase; NaN if it did not end.
+
+    Example:
+        >>> of_medians([1.0, math.nan, 3.0])
+        'medians; after it, of the 2 of 3 runs where it is known'
+    """
+    known = [not math.isnan(value) for value in later]
+    if all(known) or not any(known):
+        return "medians"
+    return f"medians; after it, of the {sum(known)} of {len(known)} runs where it is known"
 
 
 def finite(value: float) -> float | None:

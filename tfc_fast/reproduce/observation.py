@@ -6,8 +6,9 @@ It begins with the first step: an interrupted run is trained anew, not gone on w
 
 from __future__ import annotations
 
+import contextlib
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -88,7 +89,8 @@ class Features:
             return
         assert isinstance(model, MLP)
         features, cosines = self._inputs, []
-        with torch.no_grad():
+        # Normalisation as in training, but its running statistics are of the batches alone.
+        with torch.no_grad(), _buffers_kept(model):
             for number, block in enumerate(model.hidden):
                 features = block(features)
                 means = torch.stack([part.mean(0) for part in features.split(self._sizes)])
@@ -118,6 +120,17 @@ class Features:
     def close(self) -> None:
         """Let go of the model."""
         self._hook.remove()
+
+
+@contextlib.contextmanager
+def _buffers_kept(model: nn.Module) -> Iterator[None]:
+    """After the block the buffers of a model have the values from before."""
+    before = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    try:
+        yield
+    finally:
+        for buffer, value in before:
+            buffer.copy_(value)
 
 
 class UpdateShares:
@@ -174,16 +187,15 @@ class UpdateShares:
             hook.remove()
 
 
-def first_share(matrix: torch.Tensor, *, tolerance: float = 1e-7, most: int = 500) -> float:
-    """Share of the first singular value, `s_1^2 / sum_i s_i^2`, by power iteration.
+def first_share(matrix: torch.Tensor) -> float:
+    """Share of the first singular value, `s_1^2 / sum_i s_i^2`.
 
-    1 for a matrix of rank 1, whose rows all lie along one direction; at least `1 / rank` else. The
-    sum is the squared Frobenius norm, so that no other singular value is needed.
+    1 for a matrix of rank 1, whose rows all lie along one direction; at least `1 / rank` else. In
+    float64; `s_i^2` are the eigenvalues of the smaller of the two products of the matrix with
+    itself, and their sum is the squared Frobenius norm.
 
     Args:
         matrix: `[m, n]`, floating point.
-        tolerance: Relative change of `s_1^2` in one iteration at which it ends.
-        most: Most iterations.
 
     Returns:
         The share, from above 0 to 1; NaN for a matrix that is zero or not finite.
@@ -196,18 +208,9 @@ def first_share(matrix: torch.Tensor, *, tolerance: float = 1e-7, most: int = 50
     total = float(matrix.square().sum())
     if not (total > 0 and np.isfinite(total)):
         return float("nan")
-    # The longest row is not orthogonal to the first direction, unless that is made by chance.
-    direction = matrix[matrix.square().sum(1).argmax()]
-    direction = direction / direction.norm()
-    largest = 0.0
-    for _ in range(most):
-        image = matrix @ direction
-        before, largest = largest, float(image.square().sum())
-        if largest - before <= tolerance * largest:
-            break
-        direction = matrix.T @ image
-        direction = direction / direction.norm()
-    return min(largest / total, 1.0)
+    rows, columns = matrix.shape
+    products = matrix @ matrix.T if rows <= columns else matrix.T @ matrix
+    return min(float(torch.linalg.eigvalsh(products)[-1]) / total, 1.0)
 
 
 class _Times:

@@ -6,17 +6,16 @@ import csv
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib
-import numpy as np
 from matplotlib.figure import Figure
 
 from tfc_fast.files import atomic_write, make_writable_folder
 from tfc_fast.reproduce.experiment import Experiment, Judgement
-from tfc_fast.reproduce.measurement import Measurement
+from tfc_fast.reproduce.measurement import Measurement, known_median
 from tfc_fast.run_directory import RunDirectory
 
 __all__ = ["markdown_table", "write_index", "write_outcome"]
@@ -143,9 +142,9 @@ def _word(verdict: Mapping[str, Any]) -> str:
     return "holds" if verdict["holds"] else "does not hold"
 
 
-def _median(values: Sequence[float]) -> str:
-    known = [value for value in values if not math.isnan(value)]
-    return f"{np.median(known):.3f}" if known else "not measured"
+def _median(values: Iterable[float]) -> str:
+    median = known_median(values)
+    return "not measured" if math.isnan(median) else f"{median:.3f}"
 
 
 def _write(path: Path, text: str) -> None:

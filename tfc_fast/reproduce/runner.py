@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from tfc_fast.analyzed_run import read_run
-from tfc_fast.environment import environment
+from tfc_fast.phases import PhaseSummary
 from tfc_fast.reproduce.architectures import ARCHITECTURES
 from tfc_fast.reproduce.course import COURSES
 from tfc_fast.reproduce.directions import DIRECTIONS
 from tfc_fast.reproduce.dose import DOSES
 from tfc_fast.reproduce.experiment import Experiment, Judgement, Setting
+from tfc_fast.reproduce.job import Job
 from tfc_fast.reproduce.measurement import Measurement
 from tfc_fast.reproduce.output import write_index, write_outcome
-from tfc_fast.reproduce.sweep import Job, train_all
+from tfc_fast.reproduce.sweep import train_all
 from tfc_fast.reproduce.trajectory import TRAJECTORY
+from tfc_fast.run_directory import RunDirectory
 
 __all__ = ["EXPERIMENTS", "QUICK_SEEDS", "SEEDS", "Outcome", "reproduce"]
 
@@ -73,7 +74,7 @@ def reproduce(
         quick: Fewer settings, and by default 2 seeds instead of 5.
         seeds: How many seeds, from 0 on.
         settings: Settings of `TrainConfig` for all runs, such as `dataset`, `data_dir`, `device`.
-        workers: Runs at a time; None: as many as there are processors.
+        workers: Runs at a time; None: as many as there are processors, or see `train_all`.
         progress: Whether a progress bar is shown, if standard error is a terminal.
         command: What stands in the verdicts as the command that made them.
         on_outcome: Called with the outcome of each experiment as soon as it is there.
@@ -88,9 +89,7 @@ def reproduce(
     """
     unknown = [name for name in names if name not in EXPERIMENTS]
     if unknown:
-        raise ValueError(
-            f"experiment: {unknown[0]!r} given, known are {', '.join(EXPERIMENTS)}, or all"
-        )
+        raise ValueError(f"experiment: {unknown[0]!r} given, known are {', '.join(EXPERIMENTS)}")
     for what, number in (("seeds", seeds), ("jobs", workers)):
         if number is not None and number < 1:
             raise ValueError(f"{what}: {number} given, at least 1 is wanted")
@@ -107,28 +106,43 @@ def reproduce(
     trained = train_all(
         [job for *_, job in planned], folder / "runs", workers=workers, progress=progress
     )
-    # One analysis of each run, however many experiments it is part of.
-    summaries = {run.path: read_run(run.path).summary for run in trained}
-    machine = environment(torch.device("cpu"))
-    about = {
-        "command": command,
-        "device_name": machine["device_name"],
-        "torch": machine["versions"]["torch"],
-    }
+    # One analysis of each run, however many experiments it is part of; records are not kept.
+    found = {run.path: _found(run) for run in trained}
     outcomes = []
     for each in experiments:
         runs = tuple(
-            Measurement(setting.label, seed, run, summaries[run.path])
+            Measurement(setting.label, seed, run, found[run.path][0])
             for (of, setting, seed, _), run in zip(planned, trained, strict=True)
             if of is each
         )
         judgement = each.judge(runs)
+        machines = [found[run.run.path][1] for run in runs]
+        about = {"command": command, **_in_words(machines)}
         write_outcome(folder / each.name, each, runs, judgement, about)
         outcomes.append(Outcome(each, judgement, runs, folder / each.name))
         if on_outcome is not None:
             on_outcome(outcomes[-1])
     write_index(folder, list(EXPERIMENTS.values()))
     return outcomes
+
+
+def _found(run: RunDirectory) -> tuple[PhaseSummary, list[dict[str, str]]]:
+    """The analysis of a run, and the machines that it was trained on, one after another."""
+    read = read_run(run.path)
+    stretches = [read.config, *read.config["resumed"]]
+    return read.summary, [
+        {"device_name": stretch["device_name"], "torch": stretch["versions"]["torch"]}
+        for stretch in stretches
+    ]
+
+
+def _in_words(machines: Sequence[Sequence[Mapping[str, str]]]) -> dict[str, str]:
+    """All that runs were trained on, each once."""
+    every = list(itertools.chain.from_iterable(machines))
+    return {
+        name: ", ".join(dict.fromkeys(machine[name] for machine in every))
+        for name in ("device_name", "torch")
+    }
 
 
 def _job(setting: Setting, seed: int, settings: Mapping[str, Any]) -> Job:

@@ -10,66 +10,32 @@ joblib runs them, and whoever wants Dask or Ray chooses that back end. With Dask
     with joblib.parallel_config("dask"):
         reproduce(["depth", "momentum"], "runs/reproduce")
 
-The folder must be one that all workers see. Every run trains with one thread, so that its numbers
-do not depend on how many there are, nor on where they are trained. A worker that dies (killed for
-its memory, say) costs its runs, which go on from their checkpoints.
+All workers must see the folder and the files of the data. Every run trains with one thread, so that
+its numbers do not depend on how many there are, nor on where they are trained. A worker that dies
+(killed for its memory, say) costs its runs, which go on from their checkpoints.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
+import dataclasses
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import BrokenExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import joblib
 from tqdm import tqdm
 
-from tfc_fast.reproduce.measurement import OBSERVED
-from tfc_fast.reproduce.observation import train_observed
+from tfc_fast.reproduce.job import Job, check_settings, on_other_data, steps_done
+from tfc_fast.reproduce.observation import OBSERVERS, train_observed
 from tfc_fast.run_directory import RunDirectory
-from tfc_fast.trainer import TrainConfig, Trainer
-from tfc_fast.trainer.past import CHANGEABLE
+from tfc_fast.trainer import Trainer
+from tfc_fast.trainer.past import past_of
 
-__all__ = ["Job", "train_all"]
+__all__ = ["train_all"]
 
 _ATTEMPTS = 3
 """How often workers may die before a run has finished."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """One run of a sweep.
-
-    Args:
-        changes: Settings that differ from the defaults of `TrainConfig`; neither `steps` nor `out`.
-        steps: Its length.
-        observer: What looks at it while it trains: a name in `observation.OBSERVERS`, or None.
-    """
-
-    changes: Mapping[str, Any]
-    steps: int
-    observer: str | None = None
-
-    @property
-    def name(self) -> str:
-        """Name of the folder: the settings in words, or a part of them and a checksum."""
-        words = [f"{key}={value}" for key, value in sorted(self.changes.items())]
-        words += [] if self.observer is None else [self.observer]
-        name = ",".join(words).replace("/", "_")
-        if len(name) <= 100:
-            return name or "defaults"
-        return f"{name[:80]}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
-
-    def config(self, folder: Path) -> TrainConfig:
-        """All its settings."""
-        return TrainConfig(
-            **{"threads": 1, **self.changes}, steps=self.steps, out=str(folder / self.name)
-        )
 
 
 def train_all(
@@ -77,22 +43,24 @@ def train_all(
 ) -> list[RunDirectory]:
     """Train all runs, each in a folder of its own below `folder`.
 
-    A run that is there with as many steps or more is left alone; one that was interrupted, or is
-    shorter, goes on from its checkpoint, or starts anew if it has an observer. So an interrupted
-    sweep goes on when it is called again.
+    A run that is there with as many steps or more is left alone, whether it came to its own end or
+    not; one that is shorter goes on from its checkpoint, or starts anew if it has an observer. So
+    an interrupted sweep goes on when it is called again.
 
     Args:
         jobs: The runs; those that are alike are trained once, with the most steps.
         folder: Where they go.
-        workers: Runs at a time; None: the `n_jobs` of `joblib.parallel_config` if it was given,
-            else as many as there are processors.
+        workers: Runs at a time; None: the `n_jobs` of `joblib.parallel_config` if it is another
+            than 1, which joblib cannot tell from none, else as many as there are processors.
         progress: Whether a progress bar is shown, if standard error is a terminal.
 
     Returns:
         The run of each job.
 
     Raises:
-        ValueError: A folder holds a run with other settings.
+        ImportError, OSError, TypeError, ValueError: A run cannot be trained: nothing is then.
+        ValueError: A folder holds a run with other settings, or on other data than those that are
+            missing would be trained on.
         KeyboardInterrupt: A run was interrupted.
         RuntimeError: Workers died again and again.
     """
@@ -100,11 +68,12 @@ def train_all(
     for job in jobs:
         if job.name not in longest or longest[job.name].steps < job.steps:
             longest[job.name] = job
+    _check(list(longest.values()), folder)
     bar = tqdm(total=len(longest), desc="runs", unit="run", disable=None if progress else True)
     deaths = 0
     with bar:
         while True:
-            missing = [job for job in longest.values() if _steps_done(job, folder) < job.steps]
+            missing = [job for job in longest.values() if steps_done(job, folder) < job.steps]
             # The longest first: none of them shall be alone at the end.
             missing.sort(key=lambda job: -job.steps * int(job.changes.get("depth", 7)))
             bar.n = len(longest) - len(missing)
@@ -130,7 +99,38 @@ def train_all(
                     RuntimeWarning,
                     stacklevel=2,
                 )
-    return [RunDirectory(folder / job.name) for job in jobs]
+    return [job.run(folder) for job in jobs]
+
+
+def _check(jobs: Sequence[Job], folder: Path) -> None:
+    """Make sure, before anything is trained, that all can be, and that it belongs to what is there.
+
+    Raises:
+        ImportError, OSError, TypeError, ValueError: As by `train_all`.
+    """
+    for job in jobs:
+        check_settings(job, folder)
+    missing = [job for job in jobs if steps_done(job, folder) < job.steps]
+    # What is there to its end needs no data, which may be gone by now.
+    if not missing:
+        return
+    # Of those that differ in the seed only, one speaks for all.
+    for job in {_without_seed(job): job for job in missing}.values():
+        # The workers may have another device.
+        config = dataclasses.replace(job.config(folder), device="cpu")
+        trainer = Trainer(config, progress=False, overwrite=True)
+        if job.observer is not None:
+            OBSERVERS[job.observer](trainer.model, config).close()
+    others = on_other_data(jobs, folder)
+    if others:
+        raise ValueError(
+            f"dataset: {others[0].path} was trained on other data than the settings load now; give "
+            "another folder, or bring its data back"
+        )
+
+
+def _without_seed(job: Job) -> str:
+    return Job({**job.changes, "seed": 0}, job.steps, job.observer).name
 
 
 def _finished(jobs: Sequence[Job], folder: Path, workers: int | None) -> Iterator[None]:
@@ -153,28 +153,6 @@ def _is_lost_worker(error: Exception) -> bool:
     return isinstance(error, BrokenExecutor) or type(error).__name__ == "KilledWorker"
 
 
-def _steps_done(job: Job, folder: Path) -> int:
-    """Steps of the finished run, 0 if it has not ended."""
-    run = RunDirectory(folder / job.name)
-    if not run.config_path.is_file():
-        return 0
-    there = run.read_json(run.config_path)["settings"]
-    wanted = job.config(folder).to_dict()
-    for name in wanted.keys() - {*CHANGEABLE, "out"}:
-        # What this version knows and the one that made the run did not has its default there.
-        if name in there and json.dumps(there[name]) != json.dumps(wanted[name]):
-            raise ValueError(
-                f"{run.path} holds a run with {name}={there[name]!r}, {wanted[name]!r} is wanted; "
-                "give another folder"
-            )
-    if not run.summary_path.is_file():
-        return 0
-    if job.observer is not None and not (run.path / OBSERVED).is_file():
-        return 0
-    summary = run.read_json(run.summary_path)
-    return int(summary["steps"]) if summary["stopped_by"] is None else 0
-
-
 def _train(job: Job, folder: str) -> bool:
     """Train one run to its end; False if it was interrupted."""
     config = job.config(Path(folder))
@@ -182,7 +160,9 @@ def _train(job: Job, folder: str) -> bool:
         return train_observed(config, job.observer)
     run = RunDirectory(config.run_path)
     if run.config_path.is_file():
-        trainer = Trainer.resume(run.path, progress=False, steps=job.steps)
+        # A run that was killed may have a checkpoint beyond the steps that are wanted now.
+        steps = max(job.steps, past_of(run.path, {}).step)
+        trainer = Trainer.resume(run.path, progress=False, steps=steps)
     else:
         trainer = Trainer(config, progress=False)
     return not trainer.fit().interrupted

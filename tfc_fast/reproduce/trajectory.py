@@ -12,7 +12,7 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 
 from tfc_fast.reproduce.experiment import Experiment, Judgement, Setting
-from tfc_fast.reproduce.measurement import Measurement, finite
+from tfc_fast.reproduce.measurement import Measurement, finite, known_median, of_medians
 from tfc_fast.reproduce.trajectory_figure import Moments, trajectory_figure
 
 __all__ = ["TRAJECTORY", "Trajectory", "Way", "moments", "salient_overlap"]
@@ -60,24 +60,26 @@ class Trajectory(Experiment):
         falls, rises = distance[:, 0] / distance[:, 1], distance[:, 2] / distance[:, 1]
         held = (falls >= FACTOR) & (rises >= FACTOR)
         middle, means, overlap = (
-            np.median([values[part] for values in ways], axis=0) for part in range(3)
+            [known_median(at) for at in zip(*(values[part] for values in ways), strict=True)]
+            for part in range(3)
         )
         evidence = (
-            f"The distance of samples of different classes goes from {middle[0]:.3f} to "
-            f"{middle[1]:.3f} in the first phase, and to {_number(middle[2])} after it (medians); "
+            f"The distance of samples of different classes goes from {_number(middle[0])} to "
+            f"{_number(middle[1])} in the first phase, and to {_number(middle[2])} after it "
+            f"({of_medians(distance[:, 2])}); "
             f"as claimed in {held.sum()} of {len(runs)} runs.",
-            f"The mean cosine of the means of two classes goes from {means[0]:.3f} to "
-            f"{means[1]:.3f} and to {_number(means[2])} (not judged).",
+            f"The mean cosine of the means of two classes goes from {_number(means[0])} to "
+            f"{_number(means[1])} and to {_number(means[2])} (not judged).",
             f"Of the 10 most salient dimensions of a sample, one of another class shares "
-            f"{overlap[0]:.0%} at the first step, {overlap[1]:.0%} where classes are nearest, and "
-            f"{_percent(overlap[2])} after it.",
+            f"{_percent(overlap[0])} at the first step, {_percent(overlap[1])} where classes are "
+            f"nearest, and {_percent(overlap[2])} after it.",
         )
         effect = {
-            "distance_start": finite(float(middle[0])),
-            "distance_nearest": finite(float(middle[1])),
-            "distance_later": finite(float(middle[2])),
-            "fall_factor": finite(float(np.median(falls))),
-            "rise_factor": finite(float(np.median(rises))),
+            "distance_start": finite(middle[0]),
+            "distance_nearest": finite(middle[1]),
+            "distance_later": finite(middle[2]),
+            "fall_factor": finite(known_median(falls)),
+            "rise_factor": finite(known_median(rises)),
         }
         return Judgement(bool(held.all()), evidence, effect)
 
@@ -107,11 +109,14 @@ def moments(run: Measurement) -> Moments:
     between = run.observed["between"][:, int(run.observed["layer"])]
     end = run.summary.first_phase_end
     split = len(steps) if end is None else max(1, int(np.searchsorted(steps, end)))
+    # What diverged is neither near nor apart.
+    known = np.flatnonzero(~np.isnan(between))
+    before, after = known[known < split], known[known >= split]
     return Moments(
         start=0,
-        nearest=int(between[:split].argmax()),
+        nearest=int(before[between[before].argmax()]) if before.size else 0,
         end=split if split < len(steps) else None,
-        apart=split + int(between[split:].argmin()) if split < len(steps) else None,
+        apart=int(after[between[after].argmin()]) if after.size else None,
     )
 
 

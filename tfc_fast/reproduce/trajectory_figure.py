@@ -122,7 +122,11 @@ def _draw_cosines(axes: Axes, run: Measurement) -> None:
 def _draw_projection(axes: Axes, run: Measurement, at: Moments) -> None:
     means = run.observed["means"]
     # Their directions: features grow much after the first phase, which would hide all before.
-    points = projection(means / np.maximum(np.linalg.norm(means, axis=-1, keepdims=True), 1e-30))
+    unit = means / np.maximum(np.linalg.norm(means, axis=-1, keepdims=True), 1e-30)
+    known = np.flatnonzero(np.isfinite(unit).all(axis=(1, 2)))
+    points = np.full((*unit.shape[:2], 2), np.nan)
+    if known.size:
+        points[known] = projection(unit[known])
     style.dress(
         axes,
         title="Class means over the steps (PCA of unit vectors)",
@@ -131,12 +135,13 @@ def _draw_projection(axes: Axes, run: Measurement, at: Moments) -> None:
     )
     for number, color in enumerate(colormaps["tab10"](np.arange(points.shape[1]) % 10)):
         way = points[:, number]
+        last = way[known[-1]] if known.size else way[-1]
         axes.plot(*way.T, color=color, linewidth=0.9, alpha=0.55)
         axes.plot(*way[0], "o", color=color, markersize=6, fillstyle="none")
         axes.plot(*way[at.nearest], "*", color=color, markersize=7)
-        axes.plot(*way[-1], "s", color=color, markersize=9)
+        axes.plot(*last, "s", color=color, markersize=9)
         axes.annotate(
-            str(number), way[-1], fontsize=7, color="white", ha="center", va="center", zorder=5
+            str(number), last, fontsize=7, color="white", ha="center", va="center", zorder=5
         )
     for marker, label in (("o", "start"), ("*", "nearest"), ("s", "end of the run, class")):
         fill = "none" if marker == "o" else "full"
