@@ -111,7 +111,13 @@ PYBIND11_MODULE(_C, m) {
            py::arg("num_sites"), py::arg("num_classes"), py::arg("capacity"), py::arg("window"),
            py::arg("every"), py::arg("units"), py::arg("device") = py::none(), py::arg("shared") = false)
       .def("use_sites", &Recorder::use_sites, py::arg("count"))
-      .def("begin_batch", &Recorder::begin_batch, py::arg("labels"), py::arg("mask") = py::none())
+      .def(
+          "begin_batch",
+          [](Recorder& r, const std::optional<at::Tensor>& labels, const std::optional<at::Tensor>& mask) {
+            r.begin_batch(labels, mask);
+            r.count_batch();
+          },
+          py::arg("labels"), py::arg("mask") = py::none())
       .def("end_step", py::overload_cast<const std::optional<at::Tensor>&>(&Recorder::end_step),
            py::arg("loss"))
       .def("end_step", py::overload_cast<double>(&Recorder::end_step), py::arg("loss"))
@@ -139,6 +145,7 @@ PYBIND11_MODULE(_C, m) {
                                    c.recorded_steps, c.skipped_steps);
            })
       .def_property_readonly("step", &Recorder::step)
+      .def_property_readonly("open_batches", &Recorder::open_batches)
       .def_readonly("sites", &Recorder::sites)
       .def_readonly("units", &Recorder::units)
       .def_readonly("order", &Recorder::order)

@@ -185,6 +185,7 @@ void Recorder::count_step(int64_t start, bool recorded) {
     costs_ = {};  // the first step has no beginning to measure from
   }
   last_end_ = end;
+  open_batches_ = 0;
 }
 
 int64_t Recorder::step() const {

@@ -105,6 +105,10 @@ class Recorder {
   };
   Costs costs() const { return costs_; }
 
+  // Micro-batches since the last end of a step.
+  int64_t open_batches() const { return open_batches_; }
+  void count_batch() { ++open_batches_; }
+
  private:
   const RecorderShape shape_;
 
@@ -171,6 +175,7 @@ class Recorder {
   std::vector<at::Tensor> batches_;    // sums of the micro-batches of the open step, [planes, columns]
   std::vector<int64_t> wanted_width_;  // of each site, by `reserve`
   Costs costs_{};
+  int64_t open_batches_ = 0;
   int64_t last_end_ = 0;  // clock at the end of the last step, ns; 0: none
 };
 

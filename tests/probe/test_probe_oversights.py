@@ -34,7 +34,8 @@ class TestNoStep:
     def test_is_told_once(self, ask: Callable[[Probe], object]) -> None:
         net = model()
         probe = Probe(net).attach()
-        net(torch.ones(6, 3)).sum().backward()
+        for _ in range(5):
+            net(torch.ones(6, 3)).sum().backward()
         with pytest.warns(RuntimeWarning, match=r"no step was closed.*call probe\.step\(\)"):
             ask(probe)
         with warnings.catch_warnings():
@@ -50,7 +51,8 @@ class TestNoStep:
             probe.close()
             net = model()
             probe = Probe(net).attach()
-            net(torch.ones(6, 3)).sum().backward()
+            for _ in range(5):
+                net(torch.ones(6, 3)).sum().backward()
             probe.__exit__(KeyError, KeyError(), None)
 
     def test_is_not_told_after_a_resumed_run_did_some(self) -> None:

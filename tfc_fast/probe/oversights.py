@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 import weakref
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,23 +13,21 @@ import numpy.typing as npt
 from tfc_fast import _extension
 from tfc_fast.probe.warning import warn_user
 
-if TYPE_CHECKING:
-    from tfc_fast.probe.watch import Channel
-
 _C = _extension._C
+
+_SEVERAL = 4
+"""Fewer may be a trial of the first iteration that ended in an error."""
 
 
 class NoStepWarning:
-    """Warns, once, if watched places were called and no step was ever closed.
+    """Warns, once, if several micro-batches went by and no step was ever closed.
 
     Args:
         recorder: Of the probe.
-        channel: Of the probe.
     """
 
-    def __init__(self, recorder: _C.Recorder, channel: Channel) -> None:
+    def __init__(self, recorder: _C.Recorder) -> None:
         self._recorder = recorder
-        self._channel = channel
         self._is_told = False
 
     def look(self, first_step: int) -> None:
@@ -38,7 +36,8 @@ class NoStepWarning:
         Args:
             first_step: Steps that were closed before this probe was made.
         """
-        if self._is_told or self._recorder.step > first_step or not self._channel.is_called:
+        few = self._recorder.open_batches < _SEVERAL
+        if self._is_told or few or self._recorder.step > first_step:
             return
         self._is_told = True
         warn_user(

@@ -236,7 +236,7 @@ class Probe:
             )
         )
         self._restored_step = 0
-        self._no_step = NoStepWarning(self._recorder, self._channel)
+        self._no_step = NoStepWarning(self._recorder)
         self._forgotten: Any = None
         self._attached = False
         self._masked = False  # the last batch was
