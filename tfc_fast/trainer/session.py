@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import nn
@@ -107,13 +107,21 @@ class Session:
         restore_rng(checkpoint.rng)
         self.step = checkpoint.step
 
-    def train(self, total: int, stop: StopRequest, display: ProgressBar | LiveView) -> None:
+    def train(
+        self,
+        total: int,
+        stop: StopRequest,
+        display: ProgressBar | LiveView,
+        *,
+        begun: Callable[[], object],
+    ) -> None:
         """Train until a number of steps is done or a stop is requested.
 
         Args:
             total: Number of steps of the run, those done before included.
             stop: Looked at after every step; an event of `stop_on` asks it to stop.
             display: Told about every step.
+            begun: Called when the first step of the run is done.
 
         Raises:
             StorageError: A file cannot be written.
@@ -130,6 +138,8 @@ class Session:
             self.step += 1
             loss, correct, rows = self._ranks.of_the_whole_batch(loss, correct, rows)
             self.log.record(self.step, loss, correct, rows=rows, lr=lr, seconds=seconds)
+            if self.step == 1:
+                begun()
             display.advance(self.log.last_loss)
             if self._schedule.due():
                 self.save_records()
