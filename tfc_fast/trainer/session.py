@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import nn
 
+from tfc_fast.phases import EventDetector, PhaseMonitor
 from tfc_fast.probe import Probe
 from tfc_fast.records import Sink
 from tfc_fast.run_directory import RunDirectory
@@ -39,6 +40,7 @@ class Session:
         model: On the device of the training.
         batches: The batch of every step.
         num_classes: Number of classes.
+        chance_loss: Loss of a network that knows only the class frequencies.
         sinks: Where records go beside `run`.
         done: Steps that were done before; `restore` brings back their state.
         ranks: The processes that train together.
@@ -56,6 +58,7 @@ class Session:
         batches: Batches,
         *,
         num_classes: int,
+        chance_loss: float,
         sinks: Iterable[Sink],
         done: int = 0,
         ranks: Ranks,
@@ -66,6 +69,7 @@ class Session:
         self._rows_saved = 0
         self._schedule = SaveSchedule()
         self._config = config
+        self._chance_loss = chance_loss
         self._run = run
         self._model = model.train()
         self._optimizer = make_optimizer(config, model)
@@ -190,6 +194,8 @@ class Session:
             window=config.window,
             sinks=list(sinks),
             stop_on=config.stop_kinds,
+            # Judged as in the summary and the live view.
+            events=EventDetector(PhaseMonitor(chance_loss=self._chance_loss), window=config.window),
             process_group=self._ranks.group,
         )
         probe.attach()

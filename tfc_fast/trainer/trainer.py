@@ -274,6 +274,7 @@ class Trainer:
                 self._model,
                 self._batches,
                 num_classes=self._samples.num_classes,
+                chance_loss=self._chance_loss,
                 sinks=self._sinks if self._view is None else (*self._sinks, self._view),
                 done=done,
                 ranks=self._ranks,
