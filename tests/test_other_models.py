@@ -87,6 +87,54 @@ def test_initial_weights_are_hes_times_the_gain() -> None:
     assert bool((model[1].weight == 1).all())
 
 
+class _Scaled(nn.Module):
+    """A module of the user's own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(3, 3))
+        self.scale = nn.Parameter(torch.full((3,), 0.1))
+        self.temperature = nn.Parameter(torch.tensor(2.0))
+        self.in_bias = nn.Parameter(torch.ones(3))
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.LayerNorm(16),
+        nn.GroupNorm(4, 16),
+        nn.BatchNorm1d(16),
+        nn.BatchNorm1d(16, affine=False),
+        nn.InstanceNorm1d(16, affine=True),
+        nn.PReLU(16),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_layers_without_a_matrix_start_as_torch_starts_them(layer: nn.Module) -> None:
+    expected = {name: value.clone() for name, value in layer.state_dict().items()}
+    with torch.no_grad():
+        for value in [*layer.parameters(), *layer.buffers()]:
+            value.fill_(7)
+    draw_weights(layer, 1.0, seeded())
+    for name, value in layer.state_dict().items():
+        assert torch.equal(value, expected[name]), name
+
+
+def test_a_network_with_a_layer_norm_has_an_output() -> None:
+    model = nn.Sequential(nn.Linear(8, 16), nn.LayerNorm(16), nn.ReLU(), nn.Linear(16, 4))
+    draw_weights(model, 1.0, seeded())
+    assert bool(model(torch.randn(5, 8, generator=seeded())).any())
+
+
+def test_of_a_module_of_ones_own_only_matrices_and_biases_are_set() -> None:
+    model = _Scaled()
+    draw_weights(model, 1.0, seeded())
+    assert bool((model.weight != 1).all())
+    assert model.scale.tolist() == pytest.approx([0.1] * 3)
+    assert model.temperature.item() == 2
+    assert not model.in_bias.any()
+
+
 def test_one_seed_gives_the_same_directions_for_every_gain() -> None:
     small, large = nn.Linear(4, 3), nn.Linear(4, 3)
     draw_weights(small, 1.0, seeded())
