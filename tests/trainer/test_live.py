@@ -12,6 +12,7 @@ import pytest
 from rich.console import Console
 
 from tfc_fast.cli import main
+from tfc_fast.phases import PhaseMonitor
 from tfc_fast.records import COLUMNS, COUNT_COLUMNS, Records
 from tfc_fast.run_directory import RunDirectory
 from tfc_fast.trainer import TrainConfig, Trainer, live, live_screen
@@ -107,6 +108,19 @@ class TestState:
         assert (site.feature, site.start, site.grad) == pytest.approx((0.4, 0.4, 0.6))
         assert "features, all pairs" in text_of(state)
 
+    def test_labels_are_known_as_soon_as_two_classes_have_met(self) -> None:
+        state = LiveState("run", 50)
+        records = made_up(range(1, 11), np.nan)
+        records["feature_cos_all"] = np.full(20, 0.4)
+        state.take(records)
+        assert not state.labelled
+        state.take(made_up(range(11, 51), 0.7))
+        assert state.labelled
+        site = state.sites["hidden.0.relu"]
+        assert (site.feature, site.start) == pytest.approx((0.7, 0.7))
+        state.take(made_up(range(51, 61), np.nan))
+        assert state.labelled
+
     def test_what_is_not_finite_is_left_out(self) -> None:
         state = LiveState("run", 30)
         loss = np.full(30, 2.0)
@@ -189,6 +203,38 @@ def test_training_is_the_same_with_the_view(
     assert "step 120 of 120" in text
     assert "hidden.2.relu" in text
     assert "no sign of a collapse" in text
+
+
+def test_a_resumed_run_is_shown_from_its_beginning(
+    small: Callable[..., TrainConfig], terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[LiveState] = []
+    monkeypatch.setattr(live_screen, "screen", lambda state, height: shown.append(state) or "")
+    config = small(steps=250)
+    Trainer(config, progress=False).fit()
+    run = Trainer.resume(config.run_path, steps=300, live=True).fit().run_directory
+    state, records = shown[-1], run.read_metrics()
+    assert (state.done, state.step) == (250, 300)
+    assert state.losses[0] == pytest.approx(run.read_train()["loss"][:20].mean())
+    start = records["feature_cos_between"][records["site"] == "hidden.0.relu"][:20].mean()
+    assert state.sites["hidden.0.relu"].start == pytest.approx(start)
+
+
+def test_a_first_phase_that_was_over_before_a_resume_is_no_new_one(terminal: Terminal) -> None:
+    loss = np.concatenate([np.full(400, 2.3), np.full(1000, 0.01)])
+    between = np.interp(np.arange(1400), [0, 300], [0.3, 0.8])
+    view = LiveView("run", 1400, chance_loss=2.3)
+    view.begin(1000, made_up(range(1, 1001), between[:1000], loss=loss[:1000]))
+    with view:
+        for first in range(1000, 1400, 100):
+            part = slice(first, first + 100)
+            view.write(made_up(range(first + 1, first + 101), between[part], loss=loss[part]))
+    whole = PhaseMonitor(chance_loss=2.3)
+    for step in range(1400):
+        whole.update(step + 1, loss[step], {"a": between[step], "b": between[step] + 0.1})
+    changes = [(change.step, change.state) for change in view.state.monitor.changes]
+    assert changes == [(change.step, change.state) for change in whole.changes]
+    assert [state for _, state in changes] == ["collapsing", "recovered"]
 
 
 def test_train_live_on_the_command_line(

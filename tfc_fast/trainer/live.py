@@ -8,6 +8,7 @@ anything else that fails there, ends the view and not the training.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import sys
 import threading
 import time
@@ -67,7 +68,7 @@ class LiveState:
         loss: the newest loss that is known.
         losses: losses as means over a few steps, the newest `_LOSSES` of them.
         sites: the sites, in recorded order.
-        labelled: whether classes can be told apart.
+        labelled: whether classes can be told apart, as far as is known.
         monitor: tells the phase.
     """
 
@@ -79,7 +80,7 @@ class LiveState:
     loss: float | None = None
     losses: deque[float] = field(default_factory=lambda: deque(maxlen=_LOSSES))
     sites: dict[str, SiteNow] = field(default_factory=dict)
-    labelled: bool = True
+    labelled: bool = False
     monitor: PhaseMonitor = field(default_factory=PhaseMonitor)
 
     def take(self, records: Mapping[str, npt.NDArray[Any]]) -> None:
@@ -92,9 +93,11 @@ class LiveState:
             return
         names, code = site_codes(records["site"])
         between = records["feature_cos_between"]
-        # Known from the first records on, since labels are given at every step or at none.
-        if not self.sites:
-            self.labelled = bool(np.isfinite(between).any())
+        # The first records may hold no pair of two classes.
+        if not self.labelled and np.isfinite(between).any():
+            self.labelled = True
+            # What was noted until now is of all pairs.
+            self.sites.clear()
         feature = between if self.labelled else records["feature_cos_all"]
         grad = records["grad_cos_within" if self.labelled else "grad_cos_all"]
         for index, name in enumerate(names):
@@ -143,9 +146,26 @@ class LiveView:
         self._ended = threading.Event()
         self._error: Exception | None = None
 
-    def begin(self, done: int) -> None:
-        """Say how many steps were done before."""
+    @property
+    def is_shown(self) -> bool:
+        """Whether there is a terminal to show it on."""
+        return self._console is not None
+
+    def begin(self, done: int, records: Records | None = None) -> None:
+        """Go on with a run.
+
+        Args:
+            done: Steps that were done before.
+            records: Of these steps: phase, curve and start of the sites are theirs, too.
+        """
         self.state.done = self.state.step = done
+        if records is None:
+            return
+        # In parts of which the monitor gets every step, as from a run that was watched.
+        first = np.flatnonzero(np.diff(records["step"], prepend=-1))
+        borders = [*first[::_MOST_UPDATES], records["step"].size]
+        for start, end in itertools.pairwise(borders):
+            self.write({name: records[name][start:end] for name in _COLUMNS})
 
     def advance(self, loss: float | None) -> None:
         """Count one step.

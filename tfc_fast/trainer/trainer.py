@@ -243,7 +243,9 @@ class Trainer:
     def _display(self, done: int) -> ProgressBar | LiveView:
         if self._view is None:
             return ProgressBar(self._total, done=done, enabled=self._progress)
-        self._view.begin(done)
+        # Without these, a phase that began before the checkpoint would seem to begin there.
+        known = done > 0 and self._view.is_shown
+        self._view.begin(done, self._run.read_metrics() if known else None)
         return self._view
 
     @contextlib.contextmanager
