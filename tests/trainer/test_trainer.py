@@ -169,10 +169,31 @@ def test_unsuitable_data_are_refused(
     assert not (tmp_path / "run").exists()
 
 
-def test_settings_of_loading_do_not_go_with_own_data(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"label_noise": 0.5}, r"label_noise: 0\.5 given, but it does nothing"),
+        ({"standardize": "global"}, "standardize: 'global' given, but it does nothing"),
+        ({"num_classes": 20}, "num_classes: 20 given, but the data set has 3; leave it out"),
+    ],
+)
+def test_settings_of_loading_do_not_go_with_own_data(
+    tmp_path: Path, settings: dict[str, Any], message: str
+) -> None:
     dataset = Dataset(torch.randn(6, 4), torch.arange(6) % 3, num_classes=3)
-    with pytest.raises(ValueError, match=r"label_noise: 0\.5 given, but it does nothing"):
-        Trainer(TrainConfig(label_noise=0.5, out=tmp_path), dataset=dataset)
+    with pytest.raises(ValueError, match=message):
+        Trainer(TrainConfig(**settings, out=tmp_path / "run"), dataset=dataset)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_number_of_classes_may_be_told_of_own_data(tmp_path: Path) -> None:
+    dataset = Dataset(torch.randn(6, 4), torch.arange(6) % 3, num_classes=3)
+    config = TrainConfig(num_classes=3, batch_size=2, out=tmp_path / "a")
+    assert Trainer(config, dataset=dataset).model(dataset.inputs).shape == (6, 3)
+    # Labels alone do not show classes of which there is no sample.
+    config = TrainConfig(num_classes=5, batch_size=2, out=tmp_path / "b")
+    trainer = Trainer(config, dataset=(dataset.inputs, dataset.labels))
+    assert trainer.model(dataset.inputs).shape == (6, 5)
 
 
 def test_a_model_with_other_outputs_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
