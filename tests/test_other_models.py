@@ -36,6 +36,15 @@ def test_vgg11_has_eight_convolutions_and_scales_small_images(batch_norm: bool) 
     torch.testing.assert_close(model(flat), model[3:](large))
 
 
+def test_vgg11_takes_images_of_its_own_size_as_they_are() -> None:
+    model = vgg11(2, num_classes=3).eval()
+    flat = torch.randn(4, 3 * 32 * 32, generator=seeded())
+    images = flat.reshape(4, 3, 32, 32)
+    torch.testing.assert_close(model(flat), model(images))
+    torch.testing.assert_close(model(images), model[2:](images))
+    assert not any(isinstance(module, nn.Upsample) for module in model)
+
+
 def test_rows_are_read_from_top_to_bottom() -> None:
     model = RowNetwork((2, 3, 4), 5, depth=2, width=6, bias=False).double()
     x = torch.randn(7, 24, generator=seeded(), dtype=torch.float64)
@@ -78,6 +87,54 @@ def test_initial_weights_are_hes_times_the_gain() -> None:
     assert bool((model[1].weight == 1).all())
 
 
+class _Scaled(nn.Module):
+    """A module of the user's own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(3, 3))
+        self.scale = nn.Parameter(torch.full((3,), 0.1))
+        self.temperature = nn.Parameter(torch.tensor(2.0))
+        self.in_bias = nn.Parameter(torch.ones(3))
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.LayerNorm(16),
+        nn.GroupNorm(4, 16),
+        nn.BatchNorm1d(16),
+        nn.BatchNorm1d(16, affine=False),
+        nn.InstanceNorm1d(16, affine=True),
+        nn.PReLU(16),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_layers_without_a_matrix_start_as_torch_starts_them(layer: nn.Module) -> None:
+    expected = {name: value.clone() for name, value in layer.state_dict().items()}
+    with torch.no_grad():
+        for value in [*layer.parameters(), *layer.buffers()]:
+            value.fill_(7)
+    draw_weights(layer, 1.0, seeded())
+    for name, value in layer.state_dict().items():
+        assert torch.equal(value, expected[name]), name
+
+
+def test_a_network_with_a_layer_norm_has_an_output() -> None:
+    model = nn.Sequential(nn.Linear(8, 16), nn.LayerNorm(16), nn.ReLU(), nn.Linear(16, 4))
+    draw_weights(model, 1.0, seeded())
+    assert bool(model(torch.randn(5, 8, generator=seeded())).any())
+
+
+def test_of_a_module_of_ones_own_only_matrices_and_biases_are_set() -> None:
+    model = _Scaled()
+    draw_weights(model, 1.0, seeded())
+    assert bool((model.weight != 1).all())
+    assert model.scale.tolist() == pytest.approx([0.1] * 3)
+    assert model.temperature.item() == 2
+    assert not model.in_bias.any()
+
+
 def test_one_seed_gives_the_same_directions_for_every_gain() -> None:
     small, large = nn.Linear(4, 3), nn.Linear(4, 3)
     draw_weights(small, 1.0, seeded())
@@ -111,6 +168,26 @@ def test_they_are_trained_by_name_and_go_on(
     records = whole.run_directory.read_metrics()
     assert len(set(records["site"].tolist())) == sites
     assert np.isfinite(records["feature_cos_between"]).all()
+
+
+@pytest.mark.parametrize("given", [False, True])
+@pytest.mark.parametrize("shape", [(3, 32, 32), (1, 32, 32), (3, 20, 32)])
+def test_images_as_large_as_those_of_cifar_10_are_trained_on(
+    tmp_path: Path, rng: np.random.Generator, shape: tuple[int, ...], given: bool
+) -> None:
+    """Data sets hold their samples flat; those of the user are as they are given."""
+    images = rng.standard_normal((40, *shape)).astype(np.float32)
+    labels = np.arange(40) % 4
+    settings: dict[str, Any] = {"model": "vgg11", "width": 1, "steps": 2, "batch_size": 10}
+    if given:
+        config = TrainConfig(**settings, out=tmp_path / "run")
+        data = torch.from_numpy(images), torch.from_numpy(labels)
+        trainer = Trainer(config, dataset=data, progress=False)
+    else:
+        np.savez(tmp_path / "images.npz", inputs=images, labels=labels)
+        settings |= {"dataset": "npz", "data_dir": tmp_path / "images.npz"}
+        trainer = Trainer(TrainConfig(**settings, out=tmp_path / "run"), progress=False)
+    assert trainer.fit().steps == 2
 
 
 def test_samples_that_are_no_images_are_refused(tmp_path: Path) -> None:

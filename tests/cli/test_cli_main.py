@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 import warnings
@@ -94,6 +95,22 @@ def test_a_warning_is_one_line(tfc: Tfc, monkeypatch: pytest.MonkeyPatch) -> Non
     with warnings.catch_warnings():
         warnings.simplefilter("default")
         assert tfc("try") == (0, "", "tfc-fast: warning: take care\n")
+
+
+def test_a_warning_that_nobody_can_see_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(5, "Input/output error")
+
+    def warn(arguments: object) -> int:
+        warnings.warn("take care", stacklevel=1)
+        return 0
+
+    monkeypatch.setattr(sys.modules[main.__module__], "COMMANDS", (_command(warn),))
+    monkeypatch.setattr(sys, "stderr", Gone())
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        assert main(["try"]) == 0
 
 
 def test_a_reader_that_has_gone_is_no_error() -> None:

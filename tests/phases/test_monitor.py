@@ -142,6 +142,30 @@ def test_chance_loss_lowers_the_plateau() -> None:
     assert [state for _, state in changes] == ["stuck"]
 
 
+def test_a_network_that_could_do_its_task_from_the_start_is_not_stuck(
+    rng: np.random.Generator,
+) -> None:
+    """By the rule of `analyze`, which calls it "none"."""
+    losses = noisy(rng, np.full(1000, 0.2), 0.01)
+    between = noisy(rng, np.interp(np.arange(1000), [0, 400], [0.4, 0.9]), 0.005)
+    assert feed(PhaseMonitor(chance_loss=2.3), losses, between) == []
+    assert analyze(losses, None, chance_loss=2.3).verdict == "none"
+    assert [state for _, state in feed(PhaseMonitor(), losses, between)] == ["collapsing", "stuck"]
+    # Just below chance level is no such network.
+    assert feed(PhaseMonitor(chance_loss=2.3), np.full(400, 2.1)) == [(300, "stuck")]
+
+
+def test_one_that_forgets_its_task_is_stuck_when_it_has_been_at_chance_for_long() -> None:
+    losses = np.concatenate([np.full(400, 0.2), np.full(700, 2.3)])
+    monitor = PhaseMonitor(chance_loss=2.3)
+    ((step, state),) = feed(monitor, losses)
+    assert state == "stuck"
+    # The average needs 45 steps to come up to 10 % below chance level.
+    assert step == pytest.approx(400 + 45 + 300, abs=3)
+    for end, verdict in ((step, "undecided"), (step + 1, "stuck")):
+        assert analyze(losses[:end], None, chance_loss=2.3).verdict == verdict
+
+
 def test_the_site_that_rose_most_is_named() -> None:
     monitor = PhaseMonitor()
     for step in range(200):
@@ -172,11 +196,12 @@ def test_a_stuck_run_is_known_after_enough_records(every: int, known: int) -> No
 
 def test_going_on_from_a_state_is_going_on(rng: np.random.Generator) -> None:
     losses = noisy(rng, plateau_then_fall(600, 400), 0.02)
+    losses[:50] = 0.5  # below chance level, where no alarm counts
     between = noisy(rng, np.interp(np.arange(1000), [0, 600, 700], [0.7, 0.9, 0.5]), 0.005)
-    whole = PhaseMonitor()
+    whole = PhaseMonitor(chance_loss=2.3)
     expected = feed(whole, losses, between)
     for cut in (0, 1, 10, 300, 999):
-        first, second = PhaseMonitor(), PhaseMonitor()
+        first, second = PhaseMonitor(chance_loss=2.3), PhaseMonitor(chance_loss=2.3)
         feed(first, losses[:cut], between)
         # nan is no JSON, but what Python writes and reads
         second.load_state_dict(json.loads(json.dumps(first.state_dict())))

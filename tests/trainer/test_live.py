@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import sys
+import time
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -11,9 +12,10 @@ import pytest
 from rich.console import Console
 
 from tfc_fast.cli import main
+from tfc_fast.phases import PhaseMonitor
 from tfc_fast.records import COLUMNS, COUNT_COLUMNS, Records
 from tfc_fast.run_directory import RunDirectory
-from tfc_fast.trainer import TrainConfig, Trainer, live
+from tfc_fast.trainer import TrainConfig, Trainer, live, live_screen
 from tfc_fast.trainer.live import LiveState, LiveView, SiteNow
 from tfc_fast.trainer.live_screen import screen, sparkline
 
@@ -106,6 +108,19 @@ class TestState:
         assert (site.feature, site.start, site.grad) == pytest.approx((0.4, 0.4, 0.6))
         assert "features, all pairs" in text_of(state)
 
+    def test_labels_are_known_as_soon_as_two_classes_have_met(self) -> None:
+        state = LiveState("run", 50)
+        records = made_up(range(1, 11), np.nan)
+        records["feature_cos_all"] = np.full(20, 0.4)
+        state.take(records)
+        assert not state.labelled
+        state.take(made_up(range(11, 51), 0.7))
+        assert state.labelled
+        site = state.sites["hidden.0.relu"]
+        assert (site.feature, site.start) == pytest.approx((0.7, 0.7))
+        state.take(made_up(range(51, 61), np.nan))
+        assert state.labelled
+
     def test_what_is_not_finite_is_left_out(self) -> None:
         state = LiveState("run", 30)
         loss = np.full(30, 2.0)
@@ -169,6 +184,10 @@ def test_sparkline_keeps_spikes_and_gaps() -> None:
     assert sparkline(values, 60) == "▁" * 31 + "█" + "▁" * 28
     assert sparkline([1.0, float("nan"), 2.0]) == "▁ █"
     assert sparkline([float("nan")]) == ""
+    assert sparkline([1e308, -1e308, 0.0, 5e-324]) == "█▁▄▄"
+    state = LiveState("run", 30)
+    state.take(made_up(range(1, 31), 0.5, loss=1e308))
+    assert "1e+308" not in text_of(state)
 
 
 def test_training_is_the_same_with_the_view(
@@ -184,6 +203,38 @@ def test_training_is_the_same_with_the_view(
     assert "step 120 of 120" in text
     assert "hidden.2.relu" in text
     assert "no sign of a collapse" in text
+
+
+def test_a_resumed_run_is_shown_from_its_beginning(
+    small: Callable[..., TrainConfig], terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[LiveState] = []
+    monkeypatch.setattr(live_screen, "screen", lambda state, height: shown.append(state) or "")
+    config = small(steps=250)
+    Trainer(config, progress=False).fit()
+    run = Trainer.resume(config.run_path, steps=300, live=True).fit().run_directory
+    state, records = shown[-1], run.read_metrics()
+    assert (state.done, state.step) == (250, 300)
+    assert state.losses[0] == pytest.approx(run.read_train()["loss"][:20].mean())
+    start = records["feature_cos_between"][records["site"] == "hidden.0.relu"][:20].mean()
+    assert state.sites["hidden.0.relu"].start == pytest.approx(start)
+
+
+def test_a_first_phase_that_was_over_before_a_resume_is_no_new_one(terminal: Terminal) -> None:
+    loss = np.concatenate([np.full(400, 2.3), np.full(1000, 0.01)])
+    between = np.interp(np.arange(1400), [0, 300], [0.3, 0.8])
+    view = LiveView("run", 1400, chance_loss=2.3)
+    view.begin(1000, made_up(range(1, 1001), between[:1000], loss=loss[:1000]))
+    with view:
+        for first in range(1000, 1400, 100):
+            part = slice(first, first + 100)
+            view.write(made_up(range(first + 1, first + 101), between[part], loss=loss[part]))
+    whole = PhaseMonitor(chance_loss=2.3)
+    for step in range(1400):
+        whole.update(step + 1, loss[step], {"a": between[step], "b": between[step] + 0.1})
+    changes = [(change.step, change.state) for change in view.state.monitor.changes]
+    assert changes == [(change.step, change.state) for change in whole.changes]
+    assert [state for _, state in changes] == ["collapsing", "recovered"]
 
 
 def test_train_live_on_the_command_line(
@@ -224,6 +275,75 @@ def test_records_wait_for_the_screen_and_not_the_other_way(
     with view:
         pass
     assert view.state.sites["hidden.0.relu"].feature == pytest.approx(0.3)
+
+
+class GoneTerminal(Terminal):
+    """Takes so many writes, and then says what a closed terminal says."""
+
+    def __init__(self, writes: int) -> None:
+        super().__init__()
+        self.left = writes
+
+    def write(self, text: str) -> int:
+        self.left -= 1
+        if self.left < 0:
+            raise OSError(5, "Input/output error")
+        return super().write(text)
+
+
+@pytest.mark.parametrize("writes", [0, 1])
+def test_a_terminal_that_goes_away_ends_the_view_and_not_the_run(
+    small: Callable[..., TrainConfig],
+    terminal: Terminal,
+    monkeypatch: pytest.MonkeyPatch,
+    writes: int,
+) -> None:
+    monkeypatch.setattr(live, "sys", SimpleNamespace(stderr=GoneTerminal(writes)))
+    streams = sys.stdout, sys.stderr
+    with pytest.warns(RuntimeWarning, match="live view has ended.*Input/output") as told:
+        result = Trainer(small(steps=60), live=True).fit()
+    assert len(told) == 1
+    assert result.steps == result.run_directory.read_json("summary.json")["steps"] == 60
+    assert (sys.stdout, sys.stderr) == streams
+
+
+@pytest.mark.parametrize("name", ["take", "screen"])
+def test_so_does_an_error_of_the_view_itself(
+    small: Callable[..., TrainConfig],
+    terminal: Terminal,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise ZeroDivisionError("in the view")
+
+    owner = {"take": live.LiveState, "screen": live_screen}[name]
+    monkeypatch.setattr(owner, name, fail)
+    with pytest.warns(RuntimeWarning, match="ZeroDivisionError: in the view") as told:
+        result = Trainer(small(steps=60), live=True).fit()
+    assert len(told) == 1
+    assert result.summary["steps"] == 60
+
+
+def test_an_error_while_training_is_told_before_its_end_and_frees_the_records(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        # At first there is nothing to be seen yet, and nothing to fail.
+        if view.state.step:
+            raise ZeroDivisionError("in the view")
+
+    monkeypatch.setattr(live_screen, "screen", fail)
+    view = LiveView("run", 10)
+    with view:
+        view.advance(2.3)
+        while view._console is not None:
+            time.sleep(0.01)
+        with pytest.warns(RuntimeWarning, match="in the view"):
+            view.advance(2.3)
+        view.write(made_up(range(1, 3), 0.3))
+        view.advance(2.3)
+    assert not view._waiting
 
 
 def test_missing_rich_names_the_extra(

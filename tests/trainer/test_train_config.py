@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,6 +30,7 @@ from tfc_fast.trainer import TrainConfig
         ({"batch_norm": True, "batch_size": 1}, "batch_size: 1 given, batch_norm needs"),
         ({"probe": False, "tensorboard": True}, "tensorboard: given, but probe=False"),
         ({"model": "vgg"}, "model: 'vgg' given, one of mlp, vgg11, rnn, lstm"),
+        ({"model": "vgg11", "depth": 5}, "depth: 5 given, but vgg11 has its own number of layers"),
         ({"model": "rnn", "depth": 1}, "depth: 1 given, at least 2 is wanted for rnn"),
         ({"model": "lstm"}, r"sites: 'relu' given, but lstm has no such .* sites='recurrent"),
         (
@@ -95,6 +97,12 @@ def test_every_setting_has_a_help_and_cannot_be_changed() -> None:
 def test_folder_has_a_name_made_of_the_settings_unless_given() -> None:
     assert TrainConfig(depth=3, seed=5).run_path == "runs/digits-depth3-width256-seed5"
     assert TrainConfig(out="here").run_path == "here"
+    # Networks of one size are not one run.
+    sizes: dict[str, Any] = {"width": 8, "sites": "a.*"}
+    assert TrainConfig(model="vgg11", **sizes).run_path == "runs/digits-vgg11-width8-seed0"
+    assert TrainConfig(model="rnn", **sizes).run_path == "runs/digits-rnn-depth7-width8-seed0"
+    names = {TrainConfig(model=name, **sizes).run_path for name in ("mlp", "vgg11", "rnn", "lstm")}
+    assert len(names) == 4
 
 
 def test_events_to_stop_on_are_checked() -> None:

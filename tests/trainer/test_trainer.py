@@ -5,6 +5,7 @@ import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -168,10 +169,31 @@ def test_unsuitable_data_are_refused(
     assert not (tmp_path / "run").exists()
 
 
-def test_settings_of_loading_do_not_go_with_own_data(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"label_noise": 0.5}, r"label_noise: 0\.5 given, but it does nothing"),
+        ({"standardize": "global"}, "standardize: 'global' given, but it does nothing"),
+        ({"num_classes": 20}, "num_classes: 20 given, but the data set has 3; leave it out"),
+    ],
+)
+def test_settings_of_loading_do_not_go_with_own_data(
+    tmp_path: Path, settings: dict[str, Any], message: str
+) -> None:
     dataset = Dataset(torch.randn(6, 4), torch.arange(6) % 3, num_classes=3)
-    with pytest.raises(ValueError, match=r"label_noise: 0\.5 given, but it does nothing"):
-        Trainer(TrainConfig(label_noise=0.5, out=tmp_path), dataset=dataset)
+    with pytest.raises(ValueError, match=message):
+        Trainer(TrainConfig(**settings, out=tmp_path / "run"), dataset=dataset)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_number_of_classes_may_be_told_of_own_data(tmp_path: Path) -> None:
+    dataset = Dataset(torch.randn(6, 4), torch.arange(6) % 3, num_classes=3)
+    config = TrainConfig(num_classes=3, batch_size=2, out=tmp_path / "a")
+    assert Trainer(config, dataset=dataset).model(dataset.inputs).shape == (6, 3)
+    # Labels alone do not show classes of which there is no sample.
+    config = TrainConfig(num_classes=5, batch_size=2, out=tmp_path / "b")
+    trainer = Trainer(config, dataset=(dataset.inputs, dataset.labels))
+    assert trainer.model(dataset.inputs).shape == (6, 5)
 
 
 def test_a_model_with_other_outputs_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
@@ -321,6 +343,39 @@ def test_an_event_ends_the_run_and_a_resume_goes_on(small: Small) -> None:
     assert result.summary["stopped_by"] == "stuck"
     resumed = Trainer.resume(config.run_path, progress=False).fit()
     assert (resumed.stopped_by, resumed.steps) == (None, 600)
+
+
+class _Logits(nn.Module):
+    """Gives the logits that a function makes of the input and the number of the call."""
+
+    def __init__(self, logits: Callable[[torch.Tensor, int], torch.Tensor]):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+        self.act = nn.ReLU()
+        self.logits, self.calls = logits, 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return self.act(self.weight * self.logits(x, self.calls))
+
+
+@pytest.mark.parametrize(
+    ("logits", "stopped_by", "verdict"),
+    [
+        # Confident and wrong at first, and then at chance for good.
+        (lambda x, call: 0 * x + 9 * (call < 10) * torch.eye(3)[0], "stuck", "stuck"),
+        (lambda x, call: x, None, "none"),
+    ],
+    ids=["from large logits to chance", "trained before"],
+)
+def test_events_that_end_a_run_are_by_the_rule_of_its_verdict(
+    tmp_path: Path, logits: Any, stopped_by: str | None, verdict: str
+) -> None:
+    labels = torch.arange(60) % 3
+    data = 3 * torch.eye(3)[labels], labels
+    config = TrainConfig(steps=600, batch_size=60, lr=1e-9, stop_on="stuck", out=tmp_path)
+    result = Trainer(config, model=_Logits(logits), dataset=data, progress=False).fit()
+    assert (result.stopped_by, result.summary["verdict"]) == (stopped_by, verdict)
 
 
 def test_a_resumed_run_may_stop_on_other_events(small: Small) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 import warnings
@@ -92,4 +93,6 @@ def _show_warning(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    print(f"tfc-fast: warning: {' '.join(str(message).split())}", file=sys.stderr)
+    # Like Python's own: a terminal that is gone is no reason to stop what is being done.
+    with contextlib.suppress(OSError):
+        print(f"tfc-fast: warning: {' '.join(str(message).split())}", file=sys.stderr, flush=True)

@@ -44,13 +44,9 @@ def vgg11(
     """
     if len(shape) != 3:
         raise ValueError(f"shape: {shape} given, (channels, height, width) of an image is wanted")
-    layers: list[nn.Module] = []
+    layers: list[nn.Module] = [nn.Flatten(), nn.Unflatten(1, shape)]
     if shape[1:] != (_SIDE, _SIDE):
-        layers += [
-            nn.Flatten(),
-            nn.Unflatten(1, shape),
-            nn.Upsample(size=(_SIDE, _SIDE), mode="bilinear"),
-        ]
+        layers.append(nn.Upsample(size=(_SIDE, _SIDE), mode="bilinear"))
     channels = shape[0]
     for entry in _LAYERS:
         if isinstance(entry, str):

@@ -16,7 +16,9 @@ def draw_weights(
     """Draw all weights anew: `W ~ N(0, gain^2 * 2 / fan_in)`, biases 0 (He et al., 2015).
 
     `fan_in` is the number of inputs of an output of the matrix or kernel; the matrices of a
-    recurrent layer count each by itself. Batch normalisations start as torch starts them.
+    recurrent layer count each by itself. Normalisations, and other modules all of whose parameters
+    are vectors or numbers, start as torch starts them. Of a module of your own, vectors and numbers
+    whose name does not say `bias` stay what they are.
 
     Args:
         model: Its parameters are on the CPU.
@@ -30,14 +32,19 @@ def draw_weights(
         (0.5, False)
     """
     for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.reset_parameters()
+        own = dict(module.named_parameters(recurse=False))
+        no_matrix = bool(own) and all(weight.dim() < 2 for weight in own.values())
+        # Also without parameters a normalisation may have running statistics.
+        is_norm = isinstance(module, nn.modules.batchnorm._NormBase)
+        reset = getattr(module, "reset_parameters", None)
+        if (no_matrix or is_norm) and callable(reset):
+            reset()
             continue
-        for weight in module.parameters(recurse=False):
+        for name, weight in own.items():
             with torch.no_grad():
-                if weight.dim() == 1:
-                    weight.zero_()
-                else:
+                if weight.dim() >= 2:
                     # Drawn first and scaled after: one seed, the same directions for every gain.
                     fan_in = weight[0].numel()
                     weight.normal_(generator=generator).mul_(gain * math.sqrt(2 / fan_in))
+                elif "bias" in name:
+                    weight.zero_()

@@ -43,7 +43,9 @@ class PhaseMonitor:
     """Follows one run step by step and tells its state with what is known so far.
 
     - `"healthy"`: the first phase is younger than `min_phase` steps, or has ended without alarm,
-      or neither loss nor similarities give cause for one.
+      or neither loss nor similarities give cause for one. With a `chance_loss`, also as long as the
+      smoothed loss has always been below it by `drop`: such a network could do its task from the
+      start, and there is no first phase to be stuck in.
     - `"collapsing"`: the first phase is at least `min_phase` steps old, and the between-class
       feature similarity of some site has risen by `min_rise` since its start, more than its noise
       explains (four standard errors).
@@ -237,6 +239,11 @@ class PhaseMonitor:
             if self._changes:
                 self._change(step, "recovered", None)
             return
+        if self._loss.was_never_at_chance:
+            # Should the loss come up to chance level after all, patience begins there.
+            self._progress_step, self._progress_loss = step, self._loss.average
+            self._records_since = 0
+            return
         if self._loss.is_below or self.state == "stuck":
             return
         if self.is_stalled_at(step):
@@ -289,6 +296,7 @@ class _LossLine:
         self.start = math.nan  # mean of the first losses
         # Decaying mean of |loss - average|, begun at 0; squares would remember a spike for longer.
         self._deviation = 0.0
+        self._highest = math.nan  # of the averages
         self._held = math.nan  # highest level held so far
         self._lowest: deque[tuple[int, float]] = deque()  # candidates for the minimum of the hold
         self._below = 0  # losses in a row with the average below the line
@@ -298,11 +306,12 @@ class _LossLine:
             return
         self.count += 1
         if self.count == 1:
-            self.average = self.start = self._held = loss
+            self.average = self.start = self._held = self._highest = loss
         else:
             off = loss - self.average
             self._deviation = self._decay * self._deviation + (1 - self._decay) * abs(off)
             self.average = self._decay * self.average + (1 - self._decay) * loss
+        self._highest = max(self._highest, self.average)
         if self.is_starting:
             self.start += (loss - self.start) / self.count
         while self._lowest and self._lowest[-1][1] >= self.average:
@@ -315,6 +324,13 @@ class _LossLine:
         plateau = self._held if self.chance_loss is None else min(self._held, self.chance_loss)
         is_below = self.average < plateau - self._drop * abs(plateau)
         self._below = self._below + 1 if is_below else 0
+
+    @property
+    def was_never_at_chance(self) -> bool:
+        """Whether the average has always been below `chance_loss` by `drop`."""
+        if self.chance_loss is None:
+            return False
+        return self._highest < self.chance_loss - self._drop * abs(self.chance_loss)
 
     @property
     def is_starting(self) -> bool:
@@ -342,12 +358,12 @@ class _LossLine:
 
     def state_dict(self) -> list[Any]:
         lowest = [list(pair) for pair in self._lowest]
-        start = [self.start, self._deviation]
+        start = [self.start, self._deviation, self._highest]
         return [self.average, self.count, self._held, lowest, self._below, *start]
 
     def load_state_dict(self, state: list[Any]) -> None:
         self.average, self.count, self._held, lowest, self._below = state[:5]
-        self.start, self._deviation = state[5:]
+        self.start, self._deviation, self._highest = state[5:]
         self._lowest = deque((count, value) for count, value in lowest)
 
 

@@ -116,7 +116,7 @@ class TrainConfig:
     depth: int = _setting(
         7,
         "model",
-        "number of layers, the output included; vgg11 has its own number",
+        "number of layers, the output included; not for vgg11, which has its own number",
         at_least=1,
     )
     width: int = _setting(
@@ -199,7 +199,8 @@ class TrainConfig:
     out: str | None = _setting(
         None,
         "run",
-        "folder of the run (default: runs/<dataset>-depth<depth>-width<width>-seed<seed>)",
+        "folder of the run (default: runs/<dataset>-depth<depth>-width<width>-seed<seed>, with the "
+        "model after the data set unless it is mlp)",
     )
 
     def __post_init__(self) -> None:
@@ -216,7 +217,14 @@ class TrainConfig:
         """Folder of the run: `out`, or a name made of the main settings."""
         if self.out is not None:
             return self.out
-        return f"runs/{self.dataset}-depth{self.depth}-width{self.width}-seed{self.seed}"
+        words = [
+            self.dataset,
+            *([] if self.model == "mlp" else [self.model]),
+            *([] if self.model == "vgg11" else [f"depth{self.depth}"]),
+            f"width{self.width}",
+            f"seed{self.seed}",
+        ]
+        return "runs/" + "-".join(words)
 
     @property
     def stop_kinds(self) -> tuple[EventKind, ...]:
@@ -280,6 +288,11 @@ class TrainConfig:
             raise ValueError(
                 f"momentum: {self.momentum} given, but adam has none; "
                 'set momentum=0 or optimizer="sgd"'
+            )
+        if self.model == "vgg11" and self.depth != TrainConfig.depth:
+            raise ValueError(
+                f"depth: {self.depth} given, but vgg11 has its own number of layers; leave it out, "
+                "or choose another model"
             )
         if self.model in ("rnn", "lstm"):
             if self.depth < 2:

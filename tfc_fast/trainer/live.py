@@ -1,15 +1,20 @@
 """The live view of a run: loss, similarities by layer and phase, in the terminal, as they come.
 
 Training only hands over: a step counts itself, a drain leaves its records. Whatever is computed or
-drawn of them happens on a thread of its own, four times a second.
+drawn of them happens on a thread of its own, four times a second. A terminal that goes away, or
+anything else that fails there, ends the view and not the training.
 """
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import sys
+import threading
 import time
+import warnings
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -23,7 +28,7 @@ from tfc_fast.records import Records
 
 __all__ = ["LiveState", "LiveView", "SiteNow"]
 
-_PER_SECOND = 4
+_SECONDS = 0.25
 # Similarities and losses are noisy from step to step: what is shown is a mean over so many records.
 _RECENT = 20
 # The monitor needs no more to tell the phase, and Python would take the time from training.
@@ -63,7 +68,7 @@ class LiveState:
         loss: the newest loss that is known.
         losses: losses as means over a few steps, the newest `_LOSSES` of them.
         sites: the sites, in recorded order.
-        labelled: whether classes can be told apart.
+        labelled: whether classes can be told apart, as far as is known.
         monitor: tells the phase.
     """
 
@@ -75,7 +80,7 @@ class LiveState:
     loss: float | None = None
     losses: deque[float] = field(default_factory=lambda: deque(maxlen=_LOSSES))
     sites: dict[str, SiteNow] = field(default_factory=dict)
-    labelled: bool = True
+    labelled: bool = False
     monitor: PhaseMonitor = field(default_factory=PhaseMonitor)
 
     def take(self, records: Mapping[str, npt.NDArray[Any]]) -> None:
@@ -88,9 +93,11 @@ class LiveState:
             return
         names, code = site_codes(records["site"])
         between = records["feature_cos_between"]
-        # Known from the first records on, since labels are given at every step or at none.
-        if not self.sites:
-            self.labelled = bool(np.isfinite(between).any())
+        # The first records may hold no pair of two classes.
+        if not self.labelled and np.isfinite(between).any():
+            self.labelled = True
+            # What was noted until now is of all pairs.
+            self.sites.clear()
         feature = between if self.labelled else records["feature_cos_all"]
         grad = records["grad_cos_within" if self.labelled else "grad_cos_all"]
         for index, name in enumerate(names):
@@ -112,7 +119,8 @@ class LiveState:
 class LiveView:
     """Shows a run on standard error while it trains; silent where that is no terminal.
 
-    It is a sink of the probe and is told of every step; neither waits for the screen.
+    It is a sink of the probe and is told of every step; neither waits for the screen. Whatever goes
+    wrong with the screen switches the view off, with one warning.
 
     Args:
         name: Name of the run.
@@ -134,10 +142,30 @@ class LiveView:
         self._began = time.monotonic()
         self._console: Any = _new_console() if sys.stderr.isatty() else None
         self._live: Any = None
+        self._thread: threading.Thread | None = None
+        self._ended = threading.Event()
+        self._error: Exception | None = None
 
-    def begin(self, done: int) -> None:
-        """Say how many steps were done before."""
+    @property
+    def is_shown(self) -> bool:
+        """Whether there is a terminal to show it on."""
+        return self._console is not None
+
+    def begin(self, done: int, records: Records | None = None) -> None:
+        """Go on with a run.
+
+        Args:
+            done: Steps that were done before.
+            records: Of these steps: phase, curve and start of the sites are theirs, too.
+        """
         self.state.done = self.state.step = done
+        if records is None:
+            return
+        # In parts of which the monitor gets every step, as from a run that was watched.
+        first = np.flatnonzero(np.diff(records["step"], prepend=-1))
+        borders = [*first[::_MOST_UPDATES], records["step"].size]
+        for start, end in itertools.pairwise(borders):
+            self.write({name: records[name][start:end] for name in _COLUMNS})
 
     def advance(self, loss: float | None) -> None:
         """Count one step.
@@ -147,6 +175,8 @@ class LiveView:
         """
         self.state.step += 1
         self.state.loss = loss
+        if self._error is not None:
+            self._tell()
 
     def write(self, records: Records) -> None:
         """Take records from the probe; see `tfc_fast.records.Sink`."""
@@ -162,14 +192,10 @@ class LiveView:
     def __enter__(self) -> LiveView:
         self._began = time.monotonic()
         if self._console is not None:
-            from rich.live import Live
-
-            self._live = Live(
-                get_renderable=self._screen,
-                console=self._console,
-                refresh_per_second=_PER_SECOND,
-            )
-            self._live.start()
+            self._try(self._start)
+            # Not rich's own, in which an error would end the thread and nothing else.
+            self._thread = threading.Thread(target=self._draw, name="live view", daemon=True)
+            self._thread.start()
         return self
 
     def __exit__(
@@ -178,12 +204,51 @@ class LiveView:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._live is not None:
-            self._live.stop()
+        self._ended.set()
+        if self._thread is not None:
+            self._thread.join()
+        # Draws for the last time.
+        if self._console is not None:
+            self._try(self._live.stop)
+        if self._error is not None:
+            self._tell()
+
+    def _start(self) -> None:
+        from rich.live import Live
+
+        self._live = Live(get_renderable=self._screen, console=self._console, auto_refresh=False)
+        self._live.start()
+
+    def _draw(self) -> None:
+        while self._console is not None and not self._ended.wait(_SECONDS):
+            self._try(self._live.refresh)
+
+    def _try(self, action: Callable[[], object]) -> None:
+        """Do something with the screen; if it fails, end the view and keep the error."""
+        try:
+            action()
+        except Exception as error:
+            # None: records are no longer kept, and the screen to leave behind is empty.
+            self._error, self._console = error, None
+            if self._live is not None:
+                # Gives the terminal back, if it is still there.
+                with contextlib.suppress(Exception):
+                    self._live.stop()
+
+    def _tell(self) -> None:
+        """Say why the view has ended: on the thread that trains, where a warning is seen."""
+        error, self._error = self._error, None
+        warnings.warn(
+            f"the live view has ended, training goes on: {type(error).__name__}: {error}",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
     def _screen(self) -> Any:
         from tfc_fast.trainer.live_screen import screen
 
+        if self._console is None:
+            return ""
         while self._waiting:
             self.state.take(self._waiting.popleft())
         self.state.seconds = time.monotonic() - self._began
@@ -203,4 +268,6 @@ def _new_console() -> Any:
 
 def _mean(values: npt.NDArray[np.float64]) -> float:
     finite = values[np.isfinite(values)]
-    return float(finite.mean()) if finite.size else np.nan
+    # The largest losses add up to infinity: the curve has a gap there.
+    with np.errstate(over="ignore"):
+        return float(finite.mean()) if finite.size else np.nan

@@ -63,13 +63,14 @@ def sparkline(values: Sequence[float], width: int = _SPARKLINE_WIDTH) -> str:
     finite = [value for value in values if math.isfinite(value)]
     if not finite:
         return ""
-    low, span = min(finite), max(finite) - min(finite)
+    # In halves: the distance of two finite numbers need not be one.
+    low, high = min(finite) / 2, max(finite) / 2
     last = len(_BLOCKS) - 1
 
     def block(value: float) -> str:
         if not math.isfinite(value):
             return " "
-        return _BLOCKS[int(last * (value - low) / span) if span else 0]
+        return _BLOCKS[int(last * ((value / 2 - low) / (high - low))) if high > low else 0]
 
     return "".join(map(block, values))
 

@@ -14,7 +14,10 @@ from tfc_fast.trainer.config import TrainConfig
 __all__ = ["Samples", "named_config", "training_samples"]
 
 # Settings of a data set loaded by name; they would do nothing to data that the user gives.
-_OF_LOADING = ("data_dir", "classes", "label_noise", "samples", "dim", "separation")
+_OF_LOADING = (
+    *("data_dir", "classes", "label_noise", "standardize"),
+    *("samples", "dim", "separation"),
+)
 
 _OWN = "custom"
 
@@ -70,7 +73,8 @@ def named_config(
         given: Data of the user, or None.
 
     Raises:
-        ValueError: A setting is for loading data by name, but data are given.
+        ValueError: A setting is for loading data by name, but data are given; or it is not the
+            number of classes of the `Dataset`.
     """
     if given is None:
         return config
@@ -81,6 +85,11 @@ def named_config(
                 f"{name}: {getattr(config, name)!r} given, but it does nothing to data of your "
                 "own; prepare them with tfc_fast.data.load_dataset, or leave it out"
             )
+    if isinstance(given, Dataset) and config.num_classes not in (None, given.num_classes):
+        raise ValueError(
+            f"num_classes: {config.num_classes} given, but the data set has {given.num_classes}; "
+            "leave it out, or make the Dataset with as many"
+        )
     name = given.name if isinstance(given, Dataset) else _OWN
     return dataclasses.replace(config, dataset=name)
 

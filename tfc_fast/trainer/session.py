@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import nn
 
+from tfc_fast.phases import EventDetector, PhaseMonitor
 from tfc_fast.probe import Probe
 from tfc_fast.records import Sink
 from tfc_fast.run_directory import RunDirectory
@@ -39,6 +40,7 @@ class Session:
         model: On the device of the training.
         batches: The batch of every step.
         num_classes: Number of classes.
+        chance_loss: Loss of a network that knows only the class frequencies.
         sinks: Where records go beside `run`.
         done: Steps that were done before; `restore` brings back their state.
         ranks: The processes that train together.
@@ -56,6 +58,7 @@ class Session:
         batches: Batches,
         *,
         num_classes: int,
+        chance_loss: float,
         sinks: Iterable[Sink],
         done: int = 0,
         ranks: Ranks,
@@ -66,6 +69,7 @@ class Session:
         self._rows_saved = 0
         self._schedule = SaveSchedule()
         self._config = config
+        self._chance_loss = chance_loss
         self._run = run
         self._model = model.train()
         self._optimizer = make_optimizer(config, model)
@@ -107,13 +111,21 @@ class Session:
         restore_rng(checkpoint.rng)
         self.step = checkpoint.step
 
-    def train(self, total: int, stop: StopRequest, display: ProgressBar | LiveView) -> None:
+    def train(
+        self,
+        total: int,
+        stop: StopRequest,
+        display: ProgressBar | LiveView,
+        *,
+        begun: Callable[[], object],
+    ) -> None:
         """Train until a number of steps is done or a stop is requested.
 
         Args:
             total: Number of steps of the run, those done before included.
             stop: Looked at after every step; an event of `stop_on` asks it to stop.
             display: Told about every step.
+            begun: Called when the first step of the run is done.
 
         Raises:
             StorageError: A file cannot be written.
@@ -130,6 +142,8 @@ class Session:
             self.step += 1
             loss, correct, rows = self._ranks.of_the_whole_batch(loss, correct, rows)
             self.log.record(self.step, loss, correct, rows=rows, lr=lr, seconds=seconds)
+            if self.step == 1:
+                begun()
             display.advance(self.log.last_loss)
             if self._schedule.due():
                 self.save_records()
@@ -180,6 +194,8 @@ class Session:
             window=config.window,
             sinks=list(sinks),
             stop_on=config.stop_kinds,
+            # Judged as in the summary and the live view.
+            events=EventDetector(PhaseMonitor(chance_loss=self._chance_loss), window=config.window),
             process_group=self._ranks.group,
         )
         probe.attach()

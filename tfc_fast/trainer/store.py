@@ -18,7 +18,15 @@ from tfc_fast.files import DamagedFileError, storage_error
 from tfc_fast.run_directory import RunDirectory
 from tfc_fast.sinks.parquet import truncate_parquet
 
-__all__ = ["TENSORBOARD_FOLDER", "SaveSchedule", "claim", "discard", "locked", "rewind"]
+__all__ = [
+    "TENSORBOARD_FOLDER",
+    "SaveSchedule",
+    "all_files",
+    "claim",
+    "discard",
+    "locked",
+    "rewind",
+]
 
 TENSORBOARD_FOLDER = "tensorboard"
 """Name of the folder, within that of a run, of TensorBoard's event files."""
@@ -86,19 +94,18 @@ def locked(run: RunDirectory) -> Iterator[None]:
         os.close(descriptor)
 
 
-def claim(run: RunDirectory, *, overwrite: bool) -> None:
-    """Make sure that a new run can use a folder, before anything is written to it.
+def claim(run: RunDirectory) -> None:
+    """Make sure that a folder holds no run, before anything is written to it.
 
     Args:
         run: The run to be.
-        overwrite: Whether the files of an earlier run there are removed.
 
     Raises:
-        FileExistsError: The folder holds an earlier run, and `overwrite` is false.
-        StorageError: An earlier file cannot be removed.
+        FileExistsError: The folder holds an earlier run.
+        StorageError: A temporary file of a killed process cannot be removed.
     """
     found = _files(run)
-    if found and not overwrite:
+    if found:
         raise FileExistsError(
             f"{run.path} holds a run already ({found[0].relative_to(run.path)}): continue it with "
             "--resume, choose another folder with --out, or replace it with --overwrite"
@@ -162,8 +169,13 @@ def rewind(
     return log
 
 
+def all_files(run: RunDirectory) -> list[Path]:
+    """The files of a run, also temporary ones that a killed process left."""
+    return _files(run) + _leftovers(run)
+
+
 def _clear(run: RunDirectory) -> None:
-    for path in _files(run) + _leftovers(run):
+    for path in all_files(run):
         _remove(path)
 
 

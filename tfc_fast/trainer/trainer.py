@@ -27,9 +27,10 @@ from tfc_fast.trainer.objective import chance_loss
 from tfc_fast.trainer.past import Past, description, past_of
 from tfc_fast.trainer.progress import ProgressBar
 from tfc_fast.trainer.ranks import Ranks
+from tfc_fast.trainer.replaced import drop, put_back, recover, recover_locked, set_aside
 from tfc_fast.trainer.samples import named_config, training_samples
 from tfc_fast.trainer.session import Session
-from tfc_fast.trainer.store import claim, discard, locked, rewind
+from tfc_fast.trainer.store import claim, locked, rewind
 from tfc_fast.trainer.summary import summarize
 
 if TYPE_CHECKING:
@@ -79,7 +80,8 @@ class Trainer:
         progress: Whether a progress bar is shown, if standard error is a terminal.
         live: Whether, in place of the bar, loss, similarities by site and phase are shown there,
             drawn from the drained records on a thread of their own.
-        overwrite: Whether the files of an earlier run in the folder are removed.
+        overwrite: Whether a run in the folder is replaced. Its files are removed when the new run
+            has done its first step; if it comes to none, they are where they were.
         process_group: Process group of torch.distributed whose processes train together, each with
             a trainer like this one: the model under DDP, on an equal share of each batch of
             `batch_size` samples. Records and log are of the whole batch; the first process writes
@@ -118,8 +120,10 @@ class Trainer:
         config = named_config(TrainConfig() if config is None else config, dataset)
         ranks = Ranks(process_group)
         run = RunDirectory(config.run_path)
-        if ranks.leads and not overwrite:
-            claim(run, overwrite=False)
+        if ranks.leads:
+            recover_locked(run)
+            if not overwrite:
+                claim(run)
         self._set_up(config, run, model, dataset, sinks, progress, live, ranks)
         self._overwrite = overwrite
 
@@ -157,6 +161,10 @@ class Trainer:
             FileNotFoundError: The folder holds no run.
             TypeError, ValueError: A change is not possible, or the data are not those of the run.
         """
+        run, ranks = RunDirectory(path), Ranks(process_group)
+        if ranks.leads:
+            recover_locked(run)
+        ranks.wait()
         past = past_of(path, changes)
         for name, value in (("model", model), ("dataset", dataset)):
             if past.given(name) and value is None:
@@ -165,7 +173,6 @@ class Trainer:
                     f"Trainer.resume(path, {name}=...)"
                 )
         trainer = cls.__new__(cls)
-        run, ranks = RunDirectory(path), Ranks(process_group)
         trainer._set_up(past.config, run, model, dataset, sinks, progress, live, ranks)
         trainer._past = past
         past.check(trainer._description, trainer._total)
@@ -206,7 +213,10 @@ class Trainer:
         threads = self._config.threads if self._past is None else self._past.threads
         with locked(run), thread_count(threads), StopRequest() as stop:
             with self._session() as session, self._display(session.step) as display:
-                session.train(self._total, stop, display)
+                session.train(self._total, stop, display, begun=lambda: drop(run))
+                if session.step == 0 and self._overwrite:
+                    # A run without a step is no reason to lose an earlier one.
+                    raise KeyboardInterrupt
             # What came after the last step has ended nothing.
             stopped_by = stop.name if session.step < self._total else None
             interrupted = stopped_by is not None and stop.is_signal
@@ -233,7 +243,9 @@ class Trainer:
     def _display(self, done: int) -> ProgressBar | LiveView:
         if self._view is None:
             return ProgressBar(self._total, done=done, enabled=self._progress)
-        self._view.begin(done)
+        # Without these, a phase that began before the checkpoint would seem to begin there.
+        known = done > 0 and self._view.is_shown
+        self._view.begin(done, self._run.read_metrics() if known else None)
         return self._view
 
     @contextlib.contextmanager
@@ -247,18 +259,24 @@ class Trainer:
                 "steps=...), or make a new Trainer"
             )
         if past is None:
-            claim(run, overwrite=self._overwrite)
-            run.write_json(run.config_path, self._description)
+            recover(run)
+            if self._overwrite:
+                set_aside(run)
+            else:
+                claim(run)
         self._trained = True
         torch.manual_seed(config.seed)
         session: Session | None = None
         try:
+            if past is None:
+                run.write_json(run.config_path, self._description)
             session = Session(
                 config,
                 run,
                 self._model,
                 self._batches,
                 num_classes=self._samples.num_classes,
+                chance_loss=self._chance_loss,
                 sinks=self._sinks if self._view is None else (*self._sinks, self._view),
                 done=done,
                 ranks=self._ranks,
@@ -273,11 +291,14 @@ class Trainer:
                 run.write_json(run.config_path, past.continued(self._description))
             yield session
             session.close()
-        except Exception as error:
+        except BaseException as error:
+            usual = isinstance(error, Exception) and not isinstance(error, OSError)
             if past is None and (session is None or session.step == 0):
-                # Nothing was trained: the next try shall not find a run in its way.
-                discard(run)
-            elif session is not None and session.step > done and not isinstance(error, OSError):
+                # Nothing was trained: the next try shall not find a run in its way, nor shall an
+                # earlier one be lost. Ctrl-C alone leaves a run to go on with.
+                if isinstance(error, Exception) or self._overwrite:
+                    put_back(run)
+            elif session is not None and session.step > done and usual:
                 # A model that fails in the middle costs no record of the steps before.
                 session.save_records()
                 session.close()
