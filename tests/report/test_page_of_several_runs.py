@@ -1,0 +1,65 @@
+"""Several runs on one page in a real Chromium: what is shown first, and what tells them apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from page_driver import (
+    FEATURES,
+    GRADIENTS,
+    LOSS,
+    columns,
+    label,
+    until,
+)
+
+from tfc_fast.report import write_comparison
+from tfc_fast.run_directory import RunDirectory
+
+Open = Callable[..., Any]
+MakeRun = Callable[..., RunDirectory]
+Compare = Callable[..., Any]
+
+STEPS = 400
+SITES = ("hidden.0.relu", "hidden.1.relu", "hidden.2.relu")
+
+
+@pytest.fixture
+def compare(open_page: Open, make_run: MakeRun, tmp_path: Path) -> Compare:
+    """Opens the page of runs that have these records, by their names."""
+
+    def opened(**records: Any) -> Any:
+        runs = [make_run(one, None, name=name).path for name, one in records.items()]
+        return open_page(write_comparison(runs, tmp_path / "page.html"))
+
+    return opened
+
+
+def test_several_runs(
+    open_page: Open, make_run: MakeRun, make_records: Any, tmp_path: Path
+) -> None:
+    # Shorter, and recorded at every other step only.
+    records = make_records(120, SITES[:2], every=2)
+    other = make_run(records, records["loss"][::2], name="second")
+    records = make_records(STEPS)
+    first = make_run(records, records["loss"][::3], name="first")
+    page = open_page(write_comparison([first.path, other.path], tmp_path / "both.html"))
+    assert "2 runs compared" in page.locator("h1").inner_text()
+    assert columns(page) == [LOSS, FEATURES, GRADIENTS]
+    assert "4 lines" in label(page, LOSS)  # losses and their averages
+    page.get_by_role("button", name="All sites").click()
+    assert "5 lines" in label(page, FEATURES)
+    assert "second: hidden.1.relu" in page.locator("#legend").inner_text()
+    # Steps that a run has not recorded are no gaps in its lines.
+    joined = page.evaluate("app.charts[1].plot.data.slice(4)")
+    assert all(None not in [line[0], line[2], line[4]] for line in joined)
+    kinds = page.evaluate("app.charts[1].plot.data[4].slice(0, 6).map((value) => typeof value)")
+    assert kinds == ["number", "undefined"] * 3
+    page.locator("#choices").get_by_label("first", exact=True).uncheck()
+    assert "2 lines" in label(page, FEATURES)
+    page.set_viewport_size({"width": 360, "height": 740})
+    until(page, "app.charts[0].plot.width === app.host.clientWidth")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360

@@ -1,0 +1,92 @@
+"""The page of runs that go on, in a real Chromium: what is new comes, what is chosen stays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from page_driver import (
+    FEATURES,
+    GRADIENTS,
+    LOSS,
+    box,
+    chart,
+    columns,
+    drag,
+    label,
+    seen_steps,
+    until,
+)
+
+from tfc_fast.records import Records, select
+from tfc_fast.report import PageServer
+from tfc_fast.run_directory import RunDirectory
+from tfc_fast.sinks import ParquetSink
+
+Open = Callable[..., Any]
+MakeRun = Callable[..., RunDirectory]
+Serve = Callable[..., PageServer]
+
+STEPS = 400
+
+
+def go_on(run: RunDirectory, records: Records, after: int) -> None:
+    """The run gets the records of later steps."""
+    sink = ParquetSink(run.metrics_folder)
+    sink.write(select(records, records["step"] > after))
+    sink.close()
+
+
+def refresh(page: Any) -> None:
+    assert page.evaluate("new Refresh(app).once()").startswith("updated at ")
+
+
+def test_a_run_that_goes_on(
+    open_page: Open, make_run: MakeRun, make_records: Any, serve: Serve
+) -> None:
+    records = make_records(STEPS)
+    early = select(records, records["step"] <= 150)
+    run = make_run(early, early["loss"][::3])
+    page = open_page(serve(run).url)
+    assert "Temporary feature collapse" not in page.locator("h1").inner_text()
+    assert seen_steps(page) == (1, 150)
+    box(page, "hidden.1.relu").uncheck()
+    box(page, "log scale").check()
+    drag(page, LOSS, 0.2, 0.6)
+    zoom = seen_steps(page)
+    chart(page, FEATURES).focus()
+    sink = ParquetSink(run.metrics_folder)
+    sink.write(select(records, records["step"] > 150))
+    sink.close()
+    rest = {name: np.ones(STEPS) for name in ("accuracy", "lr", "step_seconds")}
+    loss = records["loss"][::3]
+    run.write_train({"step": np.arange(1, STEPS + 1), "loss": loss, **rest})
+    until(page, f"app.full()[1] === {STEPS}")
+    assert seen_steps(page) == zoom
+    assert page.evaluate("document.activeElement.dataset.column") == FEATURES
+    assert page.evaluate("app.charts[0].plot.data[0].at(-1)") == STEPS
+    assert "2 lines, steps" in label(page, FEATURES)
+    assert box(page, "log scale").is_checked()
+    assert "Temporary feature collapse" in page.locator("h1").inner_text()
+    page.get_by_role("button", name="All steps").click()
+    assert seen_steps(page) == (1, STEPS)
+    assert "Live: " in page.locator("#status").inner_text()
+
+
+def test_a_run_that_has_just_begun(
+    open_page: Open, make_run: MakeRun, make_records: Any, serve: Serve
+) -> None:
+    run = make_run()
+    page = open_page(serve(run).url)
+    assert page.locator("#explore").is_hidden()
+    records = make_records(50)
+    sink = ParquetSink(run.metrics_folder)
+    sink.write(records)
+    sink.close()
+    assert page.evaluate("new Refresh(app).once()").startswith("updated at ")
+    assert columns(page) == [LOSS, FEATURES, GRADIENTS]
+    assert "3 lines, steps 1 to 50" in label(page, FEATURES)
+    box(page, "Training loss").uncheck()
+    page.evaluate("new Refresh(app).once()")
+    assert columns(page) == [FEATURES, GRADIENTS]
