@@ -230,6 +230,11 @@ class TestHeatmap:
         assert np.array_equal(np.asarray(mesh.get_array()).reshape(3, 400), band.mean)
         assert "mean cosine" in texts(figure)
 
+    def test_last_step_is_as_wide_as_the_others(self, make_records: Callable[..., Records]) -> None:
+        binned = bin_records(make_records(5, every=100))
+        assert drawn(heatmap_figure(binned)).axes[0].get_xlim() == (1, 501)
+        assert drawn(similarity_figure(binned, "feature")).axes[0].get_xlim() == (1, 401)
+
     def test_without_labels_shows_all_pairs(self, make_records: Callable[..., Records]) -> None:
         figure = drawn(heatmap_figure(bin_records(make_records(labels=False))))
         assert titles(figure) == ["Features, all pairs", "Gradients, all pairs"]

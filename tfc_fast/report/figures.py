@@ -226,7 +226,7 @@ def _panels(
 
 
 def _frame(axes: Axes, binned: BinnedRecords, end: int | None, *, label: bool = False) -> None:
-    first, last = float(binned.edges[0]), float(binned.edges[-1] - 1)
+    first, last = float(binned.edges[0]), float(binned.lasts[-1])
     style.step_axis(axes, first, last)
     style.mark_first_phase(axes, first, last, end, label=label)
 

@@ -248,6 +248,8 @@ class Chart {
     };
     if (event.ctrlKey || event.metaKey || event.altKey || !keys[event.key]) return;
     event.preventDefault();
+    // The page may have scrolled another chart below the mouse.
+    app.activate(this);
     keys[event.key]();
   }
 
@@ -274,7 +276,7 @@ class Chart {
     const log = this.app.state.log ? ", log scale" : "";
     this.figure.setAttribute(
       "aria-label",
-      `${this.title}: ${what}, steps ${whole(from)} to ${whole(to)}${log}`,
+      `${this.title}: ${what}, steps ${whole(from)} to ${whole(Math.min(to, this.app.lastStep()))}${log}`,
     );
   }
 }

@@ -98,13 +98,22 @@ class App {
     return this.data.runs.filter((run) => this.state.runs.has(run.index));
   }
 
-  // All steps of the runs that are shown.
-  full() {
+  // The tables of the runs that are shown, as far as there is something in them.
+  filled() {
     const tables = this.shownRuns().flatMap((run) => [run.log, run.records]);
-    const filled = tables.filter((table) => table.steps.length);
+    return tables.filter((table) => table.steps.length);
+  }
+
+  lastStep() {
+    return Math.max(...this.filled().map((table) => table.lasts.at(-1)));
+  }
+
+  // All steps of the runs that are shown. The last cell of a heat map begins at the last step.
+  full() {
+    const filled = this.filled();
     if (!filled.length) return [0, 1];
     const first = Math.min(...filled.map((table) => table.edges[0]));
-    const last = Math.max(...filled.map((table) => table.lasts[table.lasts.length - 1]));
+    const last = this.state.map ? Math.max(...filled.map((table) => table.edges.at(-1))) : this.lastStep();
     return first === last ? [first - 0.5, last + 0.5] : [first, last];
   }
 
@@ -113,13 +122,18 @@ class App {
   }
 
   setZoom(range) {
+    this.state.zoom = this.inside(range);
+    this.charts.forEach((chart) => chart.zoomed());
+  }
+
+  // A range of steps moved to where there are some; null for all of them.
+  inside(range) {
     const [first, last] = this.full();
     let [from, to] = range ?? [first, last];
     const width = Math.max(to - from, Math.min(2, last - first));
     from = Math.min(Math.max((from + to - width) / 2, first), last - width);
     to = from + width;
-    this.state.zoom = from <= first && to >= last ? null : [Math.max(from, first), Math.min(to, last)];
-    this.charts.forEach((chart) => chart.zoomed());
+    return from <= first && to >= last ? null : [Math.max(from, first), Math.min(to, last)];
   }
 
   zoomBy(factor, at) {
@@ -166,6 +180,7 @@ class App {
     for (const name of ["log", "range", "map"]) {
       element(name).addEventListener("change", (event) => {
         this.state[name] = event.target.checked;
+        this.state.zoom = this.inside(this.state.zoom);
         this.changed();
       });
     }
