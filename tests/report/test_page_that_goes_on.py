@@ -90,3 +90,26 @@ def test_a_run_that_has_just_begun(
     box(page, "Training loss").uncheck()
     page.evaluate("new Refresh(app).once()")
     assert columns(page) == [FEATURES, GRADIENTS]
+
+
+def test_what_was_opened_stays_open(
+    open_page: Open, make_run: MakeRun, make_records: Any, serve: Serve
+) -> None:
+    records = make_records(STEPS)
+    early = select(records, records["step"] <= 150)
+    one, two = make_run(early, name="one"), make_run(early, name="two")
+    page = open_page(serve(one, two).url)
+    details = page.locator("#verdicts details")
+    details.nth(1).locator("summary").click()
+    assert page.evaluate("document.activeElement.tagName") == "SUMMARY"
+    go_on(two, records, 150)
+    refresh(page)
+    assert "Temporary feature collapse" in page.locator("#verdicts").inner_text()
+    assert details.evaluate_all("all => all.map((one) => one.open)") == [False, True]
+    assert page.evaluate("document.activeElement.parentElement.open")
+    # Nothing is new of the other run: its section is the one that was there.
+    page.evaluate("window.before = document.querySelector('#verdicts section')")
+    details.nth(0).locator("summary").click()
+    refresh(page)
+    assert page.evaluate("window.before.isConnected")
+    assert details.evaluate_all("all => all.map((one) => one.open)") == [True, True]

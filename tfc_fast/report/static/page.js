@@ -199,6 +199,20 @@ class App {
   }
 }
 
+// Put the new content of an element in place, part by part: what the user opened stays open, what is the
+// same stays as it is, and so does the focus.
+function takeOver(now, then) {
+  const all = (name, within) => [...within.querySelectorAll(name)];
+  const open = all("details", then).map((details) => details.open);
+  all("details", now).forEach((details, at) => (details.open = open[at] ?? details.open));
+  const focus = all("summary", then).indexOf(document.activeElement);
+  const parts = [...now.children];
+  if (parts.length !== then.children.length) then.replaceChildren(...parts);
+  else
+    parts.forEach((part, at) => part.isEqualNode(then.children[at]) || then.children[at].replaceWith(part));
+  if (focus >= 0) all("summary", then)[focus]?.focus({ preventScroll: true });
+}
+
 // The page of a run that goes on: fetched again, and whatever is new in it taken over.
 class Refresh {
   constructor(app) {
@@ -217,10 +231,7 @@ class Refresh {
     if (!answer.ok) throw new Error(text);
     this.tag = answer.headers.get("ETag");
     const page = new DOMParser().parseFromString(text, "text/html");
-    for (const id of ["verdicts", "meaning", "sites"]) {
-      const [now, then] = [page.getElementById(id), element(id)];
-      if (!now.isEqualNode(then)) then.replaceWith(document.adoptNode(now));
-    }
+    for (const id of ["verdicts", "meaning", "sites"]) takeOver(page.getElementById(id), element(id));
     document.title = page.title;
     this.app.take(readData(page.getElementById("data").textContent));
     element("explore").hidden = !this.app.groups.length;
