@@ -113,3 +113,19 @@ def test_what_was_opened_stays_open(
     refresh(page)
     assert page.evaluate("window.before.isConnected")
     assert details.evaluate_all("all => all.map((one) => one.open)") == [True, True]
+
+
+def test_settings_of_a_run_that_is_resumed(
+    open_page: Open, make_run: MakeRun, make_records: Any, serve: Serve
+) -> None:
+    run = make_run(make_records(50), config={"settings": {"steps": 150}})
+    page = open_page(serve(run).url)
+    assert "Resumed" not in page.locator("body").inner_text()
+    config = run.read_json(run.config_path)
+    config["settings"]["steps"] = 987
+    config["versions"]["torch"] = "9.8.7"
+    run.write_json(run.config_path, {**config, "resumed": [{"at_step": 150}]})
+    refresh(page)
+    text = page.locator("body").inner_text()
+    for new in ("Resumed", "at_step", "987", "9.8.7"):
+        assert new in text

@@ -231,7 +231,8 @@ class Refresh {
     if (!answer.ok) throw new Error(text);
     this.tag = answer.headers.get("ETag");
     const page = new DOMParser().parseFromString(text, "text/html");
-    for (const id of ["verdicts", "meaning", "sites"]) takeOver(page.getElementById(id), element(id));
+    for (const id of ["verdicts", "meaning", "sites", "settings", "versions"])
+      takeOver(page.getElementById(id), element(id));
     document.title = page.title;
     this.app.take(readData(page.getElementById("data").textContent));
     element("explore").hidden = !this.app.groups.length;
