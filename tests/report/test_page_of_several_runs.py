@@ -63,3 +63,32 @@ def test_several_runs(
     page.set_viewport_size({"width": 360, "height": 740})
     until(page, "app.charts[0].plot.width === app.host.clientWidth")
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+def test_at_first_a_site_that_all_runs_have(compare: Compare, make_records: Any) -> None:
+    deep = make_records(60, SITES)
+    # Its peak is where the other run has no site.
+    shallow = make_records(60, SITES[:2])
+    page = compare(deep=deep, shallow=shallow)
+    assert page.locator("#legend").inner_text().split("\n") == [
+        "deep: hidden.1.relu",
+        "shallow: hidden.1.relu",
+    ]
+    colors = page.evaluate("app.charts.at(-1).lines.map((line) => line.color)")
+    assert len(set(colors)) == 2
+
+
+def test_at_first_a_site_of_each_run_where_none_is_common(
+    compare: Compare, make_records: Any
+) -> None:
+    unlabelled = make_records(60, ("u", "v"), labels=False)
+    page = compare(
+        one=make_records(60, ("x", "y")), other=make_records(60, ("z",)), third=unlabelled
+    )
+    assert page.evaluate("[...app.state.sites]") == ["y", "z", "v"]
+    assert page.locator("#legend").inner_text().split("\n") == ["one: y", "other: z"]
+    # Each run has one line, so colours tell the runs apart.
+    colors = page.evaluate("app.charts.at(-1).lines.map((line) => line.color)")
+    assert colors == page.evaluate(
+        "app.data.runs.slice(0, 2).map((run) => runColor(app.state, run))"
+    )

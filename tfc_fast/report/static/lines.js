@@ -17,10 +17,12 @@ function siteColor(state, run, site) {
 }
 
 // What a chart of a column shows with the choices of the user. Colours tell sites apart, or runs
-// where there is only one site to see.
+// where there is only one site to see of each.
 function linesOf(data, state, column) {
   const runs = data.runs.filter((run) => state.runs.has(run.index) && run.tableOf(column).has(column));
   const several = state.runs.size > 1;
+  const alone =
+    several && runs.every((run) => run.records.sites.filter((site) => state.sites.has(site)).length < 2);
   const lines = [];
   for (const run of runs) {
     const table = run.tableOf(column);
@@ -49,7 +51,6 @@ function linesOf(data, state, column) {
     }
     table.sites.forEach((name, site) => {
       if (!state.sites.has(name)) return;
-      const alone = several && state.sites.size === 1;
       lines.push(
         line(
           site,

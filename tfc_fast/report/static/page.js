@@ -25,9 +25,17 @@ class App {
     };
     this.take(data);
     this.state.runs = new Set(data.runs.map((run) => run.index));
-    // Of several runs one site is enough to begin with, so that colours tell the runs apart.
-    const common = data.runs.find((run) => run.peak)?.peak.site;
-    this.state.sites = new Set(data.runs.length > 1 && common ? [common] : this.sites);
+    this.state.sites = new Set(this.firstSites());
+  }
+
+  // Of several runs one site of each is enough to begin with, so that colours tell the runs apart: the
+  // peak site of a run where all have it, else that of each, or its last site without a peak.
+  firstSites() {
+    const runs = this.data.runs.filter((run) => run.records.sites.length);
+    if (runs.length < 2 || !runs.some((run) => run.peak)) return this.sites;
+    const peaks = runs.flatMap((run) => (run.peak ? [run.peak.site] : []));
+    const common = peaks.find((site) => runs.every((run) => run.records.sites.includes(site)));
+    return common ? [common] : runs.map((run) => run.peak?.site ?? run.records.sites.at(-1));
   }
 
   // What is shown until the user chooses; a run that has just begun lacks some of it.
