@@ -118,3 +118,13 @@ def test_the_last_step_is_seen_in_the_heat_map(
     assert f"step {last - every}" in hover(page, FEATURES, last - 0.1 * every)
     box(page, "heat map").uncheck()
     assert page.evaluate("app.visible()") == [1, last]
+
+
+def test_read_out_of_the_nearest_point(
+    open_page: Open, make_run: MakeRun, make_records: Any, tmp_path: Path
+) -> None:
+    path = tmp_path / "page.html"
+    path.write_text(render([read_run(make_run(make_records(5, every=100)).path)]))
+    page = open_page(path)
+    assert hover(page, FEATURES, 190).startswith("step 201")
+    assert hover(page, FEATURES, 210).startswith("step 201")

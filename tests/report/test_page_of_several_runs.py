@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ from page_driver import (
     FEATURES,
     GRADIENTS,
     LOSS,
+    chart,
     columns,
+    hover,
     label,
     until,
 )
@@ -92,3 +95,26 @@ def test_at_first_a_site_of_each_run_where_none_is_common(
     assert colors == page.evaluate(
         "app.data.runs.slice(0, 2).map((run) => runColor(app.state, run))"
     )
+
+
+def test_read_out_of_lines_in_other_bins(compare: Compare, make_records: Any) -> None:
+    # Of one every point stands for several steps, of the other for one in a hundred.
+    page = compare(long=make_records(6000), thin=make_records(60, every=100))
+    text = hover(page, FEATURES, 3040)
+    assert text.startswith("around step 3,0")
+    assert re.search(r"long: hidden.2.relu\s+steps 3,0\d\d to 3,0\d\d\s+0\.79", text)
+    assert re.search(r"thin: hidden.2.relu\s+step 3,001\s+0\.8", text)
+    chart(page, FEATURES).focus()
+    page.keyboard.press("Home")
+    spoken = page.locator("#spoken").inner_text()
+    assert re.match(r"around step \d: ", spoken)
+    assert re.search(r"long: hidden.2.relu, steps 1 to 4, 0\.5", spoken)
+    assert "thin: hidden.2.relu, step 1, 0.5" in spoken
+
+
+def test_read_out_counts_only_lines_that_have_a_value(compare: Compare, make_records: Any) -> None:
+    sites = tuple(f"hidden.{index}.relu" for index in range(10))
+    page = compare(long=make_records(200, sites), short=make_records(100, sites))
+    page.get_by_role("button", name="All sites").click()
+    assert "and 8 more" in hover(page, FEATURES, 50)
+    assert "more" not in hover(page, FEATURES, 160)

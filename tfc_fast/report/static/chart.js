@@ -136,6 +136,7 @@ class Chart {
       site,
       label: name,
       color: "transparent",
+      isRow: true,
     };
   }
 
@@ -206,19 +207,18 @@ class Chart {
     if (this.app.active !== this || left === undefined || left < 0) return this.readout.hide();
     const step = plot.posToVal(left, "x");
     if (!this.byKey) this.step = step;
-    let values = valuesAt(this.lines, this.byKey ? this.step : step, this.distance(plot, top));
-    if (this.heat) values = values.filter(({ near }) => near);
-    const hidden = this.heat ? 0 : Math.max(this.lines.length - MOST_ROWS, 0);
+    let found = valuesAt(this.lines, this.byKey ? this.step : step, this.distance(plot, top));
+    if (this.heat) found = { values: found.values.filter(({ near }) => near), hidden: 0 };
     const area = plot.over.getBoundingClientRect();
     const origin = this.figure.getBoundingClientRect();
     this.readout.show(
-      values,
-      hidden,
+      found,
+      this.byKey ? this.step : step,
       area.left - origin.left + left,
       area.top - origin.top + 6,
       origin.width,
     );
-    if (this.byKey) this.speak(values);
+    if (this.byKey) this.speak(found.values);
   }
 
   // How far a line is from the cursor; the keys move it over steps only.
@@ -228,8 +228,12 @@ class Chart {
   }
 
   speak(values) {
-    const texts = values.map((one) => `${one.line.label} ${valueText(one)}`);
-    this.app.speak(values.length ? `${values[0].span}: ${texts.join(", ")}` : "nothing measured here");
+    if (!values.length) return this.app.speak("nothing measured here");
+    const common = commonSpan(values);
+    const texts = values.map(
+      (one) => `${one.line.label}${common === null ? `, ${one.span},` : ""} ${valueText(one)}`,
+    );
+    this.app.speak(`${common ?? `around step ${whole(this.step)}`}: ${texts.join(", ")}`);
   }
 
   key(event) {
