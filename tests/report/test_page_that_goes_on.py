@@ -129,3 +129,37 @@ def test_settings_of_a_run_that_is_resumed(
     text = page.locator("body").inner_text()
     for new in ("Resumed", "at_step", "987", "9.8.7"):
         assert new in text
+
+
+def test_the_read_out_of_the_keys_stays_at_its_step(
+    open_page: Open, make_run: MakeRun, make_records: Any, serve: Serve
+) -> None:
+    records = make_records(STEPS)
+    run = make_run(select(records, records["step"] <= 150))
+    page = open_page(serve(run).url)
+    chart(page, FEATURES).focus()
+    page.keyboard.press("Home")
+    for _ in range(5):
+        page.keyboard.press("Shift+ArrowRight")
+    read_out = chart(page, FEATURES).locator(".readout")
+    cursor = "app.active.plot.posToVal(app.active.plot.cursor.left, 'x')"
+    assert read_out.inner_text().startswith("step 51\n")
+    go_on(run, records, 150)
+    refresh(page)
+    until(page, f"Math.abs({cursor} - 51) < 1")
+    assert seen_steps(page) == (1, STEPS)
+    assert read_out.inner_text().startswith("step 51\n")
+    page.keyboard.press("ArrowRight")
+    assert page.locator("#spoken").inner_text().startswith("step 52:")
+    # Nor does a zoom carry it off.
+    page.get_by_role("button", name="zoom in").click()
+    page.evaluate("app.setZoom([40, 80])")
+    chart(page, FEATURES).focus()
+    page.keyboard.press("ArrowRight")
+    assert page.locator("#spoken").inner_text().startswith("step 53:")
+    # The mouse takes it over, and there it stays below the mouse.
+    chart(page, FEATURES).locator(".u-over").hover()
+    until(page, f"Math.abs({cursor} - 60) < 1")
+    page.evaluate("app.setZoom(null)")
+    until(page, f"Math.abs({cursor} - {STEPS / 2}) < 2")
+    assert chart(page, FEATURES).locator(".readout").inner_text().startswith("step 2")

@@ -168,7 +168,8 @@ class App {
   }
 
   speak(text) {
-    element("spoken").textContent = text;
+    // What is said already is not to be said again.
+    if (element("spoken").textContent !== text) element("spoken").textContent = text;
   }
 
   applyTheme() {
