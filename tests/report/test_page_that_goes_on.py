@@ -163,3 +163,20 @@ def test_the_read_out_of_the_keys_stays_at_its_step(
     page.evaluate("app.setZoom(null)")
     until(page, f"Math.abs({cursor} - {STEPS / 2}) < 2")
     assert chart(page, FEATURES).locator(".readout").inner_text().startswith("step 2")
+
+
+def test_zoom_of_a_run_that_is_rewound(
+    open_page: Open, make_run: MakeRun, make_records: Any, serve: Serve
+) -> None:
+    records = make_records(STEPS)
+    run = make_run(records)
+    page = open_page(serve(run).url)
+    page.evaluate("app.setZoom([300, 350])")
+    for part in run.metrics_folder.iterdir():
+        part.unlink()
+    sink = ParquetSink(run.metrics_folder)
+    sink.write(select(records, records["step"] <= 200))
+    sink.close()
+    refresh(page)
+    assert seen_steps(page) == (150, 200)
+    until(page, "app.charts[0].plot.scales.x.max === 200")

@@ -54,6 +54,8 @@ class App {
     for (const site of sites) if (all && !before.has(site)) this.state.sites.add(site);
     this.data = data;
     this.sites = sites;
+    // A run that was resumed from an earlier step is shorter than before.
+    if (this.filled().length) this.state.zoom = this.inside(this.state.zoom);
     if (!this.columnsChosen) this.state.columns = new Set(this.firstColumns());
     this.groups = Object.entries(data.statistics)
       .map(([title, columns]) => [
