@@ -118,3 +118,39 @@ def test_read_out_counts_only_lines_that_have_a_value(compare: Compare, make_rec
     page.get_by_role("button", name="All sites").click()
     assert "and 8 more" in hover(page, FEATURES, 50)
     assert "more" not in hover(page, FEATURES, 160)
+
+
+def test_runs_have_dashes_of_their_own(compare: Compare, make_records: Any) -> None:
+    page = compare(**{f"run{index}": make_records(20, SITES[:2]) for index in range(12)})
+    page.get_by_role("button", name="All sites").click()
+    dashes = page.evaluate("app.charts.at(-1).lines.map((line) => line.dash.join(' '))")
+    assert len(set(dashes)) == 12
+    # They are as long in the read-out, which says whose they are.
+    hover(page, FEATURES, 10)
+    dash = ".readout line"
+    seen = page.locator(dash).evaluate_all(
+        "all => all.map((line) => line.getAttribute('stroke-dasharray') ?? '')"
+    )
+    assert len(set(seen)) > 5
+    assert set(seen) <= set(dashes)
+
+
+def test_colours_that_come_again_are_dashed(compare: Compare, make_records: Any) -> None:
+    page = compare(**{f"run{index}": make_records(20, SITES[:1]) for index in range(10)})
+    looks = page.evaluate("app.charts.at(-1).lines.map((line) => line.color + line.dash)")
+    assert len(set(looks)) == 10
+
+
+@pytest.mark.parametrize("other", [2.3, 4.6])
+def test_level_of_chance_only_if_it_is_that_of_all_runs(
+    open_page: Open, make_run: MakeRun, make_records: Any, tmp_path: Path, other: float
+) -> None:
+    records = make_records(60)
+    loss = records["loss"][::3]
+    one = make_run(records, loss, name="one", config={"chance_loss": 2.3})
+    two = make_run(records, loss, name="two", config={"chance_loss": other})
+    page = open_page(write_comparison([one.path, two.path], tmp_path / "both.html"))
+    marks = str(chart(page, LOSS).get_attribute("data-marks"))
+    assert ("chance 2.3" in marks) == (other == 2.3)
+    page.locator("#choices").get_by_label("one", exact=True).uncheck()
+    assert f"chance {other}" in str(chart(page, LOSS).get_attribute("data-marks"))
