@@ -21,6 +21,7 @@ from page_driver import (
     inked,
     label,
     seen_steps,
+    shaded,
 )
 
 from tfc_fast.analyzed_run import read_run
@@ -128,3 +129,36 @@ def test_read_out_of_the_nearest_point(
     page = open_page(path)
     assert hover(page, FEATURES, 190).startswith("step 201")
     assert hover(page, FEATURES, 210).startswith("step 201")
+
+
+@pytest.mark.parametrize(
+    ("first", "loss", "chance", "words", "number"),
+    [
+        (1, np.nan, None, "when the first phase ended is not known", "not known"),
+        (5001, 2.3, None, "when the first phase ended is not known", "not known"),
+        (1, 0.5, 2.3, "there was no first phase", "no first phase"),
+        (1, 2.3, 2.3, "the first phase has not ended", "not ended"),
+    ],
+)
+def test_only_a_first_phase_is_shaded(
+    open_page: Open,
+    make_run: MakeRun,
+    make_records: Any,
+    tmp_path: Path,
+    first: int,
+    loss: float,
+    chance: float | None,
+    words: str,
+    number: str,
+) -> None:
+    records = make_records(100)
+    records["step"] += first - 1
+    records["loss"][:] = loss
+    path = tmp_path / "page.html"
+    run = make_run(records, config={"chance_loss": chance})
+    path.write_text(render([read_run(run.path)]))
+    page = open_page(path)
+    assert page.locator("#marks").inner_text().startswith(words)
+    row = page.get_by_role("row", name="First phase ends at step")
+    assert row.get_by_role("cell").inner_text() == number
+    assert (shaded(page, FEATURES) > 0.3) == (words == "the first phase has not ended")

@@ -67,6 +67,18 @@ class TestLoss:
             figure.axes[0].transData.transform((400, 0))[0]
         )
 
+    def test_without_a_first_phase_nothing_is_shaded(self, records: Records) -> None:
+        figure = drawn(loss_figure(self.steps, self.loss, has_first_phase=False))
+        assert "first phase" not in texts(figure)
+        binned = bin_records(records)
+        others = [
+            similarity_figure(binned, "grad", has_first_phase=False),
+            gates_figure(binned, has_first_phase=False),
+        ]
+        for axes in [axes for one in [figure, *map(drawn, others)] for axes in one.axes]:
+            assert not axes.patches
+        assert drawn(gates_figure(binned)).axes[0].patches
+
     def test_axes_are_labelled(self) -> None:
         axes = drawn(loss_figure(self.steps, self.loss)).axes[0]
         assert (axes.get_xlabel(), axes.get_ylabel()) == ("step", "training loss")

@@ -17,6 +17,7 @@ from tfc_fast.analyzed_run import AnalyzedRun
 from tfc_fast.phases import smoothed_loss
 from tfc_fast.report.bins import Band, BinnedRecords, bin_records
 from tfc_fast.report.style import site_colors
+from tfc_fast.report.words import first_phase
 
 STATISTICS: dict[str, dict[str, str]] = {
     "Loss": {"loss": "Training loss"},
@@ -122,6 +123,7 @@ def _run_data(run: AnalyzedRun, max_bins: int) -> dict[str, Any]:
     return {
         "name": run.name,
         "firstStep": summary.first_step,
+        "firstPhase": first_phase(summary),
         "firstPhaseEnd": summary.first_phase_end,
         "chanceLoss": _finite(summary.thresholds["chance_loss"]),
         "peak": peak,

@@ -42,10 +42,12 @@ function legend(lines) {
 function marksText(runs, state) {
   const of = (run) => (runs.length > 1 ? `${run.name}: ` : "");
   return runs.map((run) => {
-    const end =
-      run.firstPhaseEnd === null
-        ? "the first phase has not ended"
-        : `first phase to the dashed line at step ${whole(run.firstPhaseEnd)}`;
+    const end = {
+      ended: () => `first phase to the dashed line at step ${whole(run.firstPhaseEnd)}`,
+      open: () => "the first phase has not ended",
+      none: () => "there was no first phase",
+      unknown: () => "when the first phase ended is not known",
+    }[run.firstPhase]();
     const peak = run.peak?.step
       ? `; ${state.map ? "" : "◆ "}peak of the similarity, ${short(run.peak.value)} at ${run.peak.site}, step ${whole(run.peak.step)}`
       : "";

@@ -132,7 +132,7 @@ function within(plot, draw) {
 // The first phase as a shade behind the lines; of several runs the shades would lie on each other.
 function shadeFirstPhase(plot, chart) {
   const runs = chart.app.shownRuns();
-  if (runs.length !== 1 || runs[0].firstStep === null) return;
+  if (runs.length !== 1 || !["ended", "open"].includes(runs[0].firstPhase)) return;
   const [{ firstStep, firstPhaseEnd }] = runs;
   within(plot, (ctx, bbox, x) => {
     const [from, to] = [x(firstStep), firstPhaseEnd === null ? bbox.left + bbox.width : x(firstPhaseEnd)];
