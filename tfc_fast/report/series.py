@@ -53,7 +53,8 @@ STATISTICS: dict[str, dict[str, str]] = {
 
 # As many points as a wide screen has pixels; zoomed in, they are still some pixels apart.
 MAX_BINS = 1500
-# Numbers on a page: a million and a half are 8 MB of text. With many sites bins are fewer.
+# Numbers of records on a page: a million and a half are 8 MB of text. With many sites bins are
+# fewer, but not so few that nothing is seen any more: a thousand sites make 15 MB.
 _MOST_NUMBERS = 1_500_000
 _FEWEST_BINS = 50
 
@@ -128,7 +129,8 @@ def _run_data(run: AnalyzedRun, max_bins: int) -> dict[str, Any]:
         "chanceLoss": _finite(summary.thresholds["chance_loss"]),
         "peak": peak,
         "colors": _colors(len(records.sites)),
-        "log": _table(bin_records(log, max_bins), ["loss", "average"]),
+        # One site, whatever the records have.
+        "log": _table(bin_records(log, MAX_BINS), ["loss", "average"]),
         "records": _table(records, _columns(run)),
     }
 
