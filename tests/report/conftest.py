@@ -129,7 +129,7 @@ def serve() -> Iterator[Callable[..., PageServer]]:
 
     yield start
     for server, thread in running:
-        server.stop()
+        server.close()
         thread.join()
 
 

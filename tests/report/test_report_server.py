@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,11 @@ def ask(
     body = answer.read().decode()
     connection.close()
     return answer.status, dict(answer.headers), body
+
+
+def is_open(server: PageServer) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", server.port)) == 0
 
 
 def test_serves_the_page_and_lets_it_ask_its_server_only(server: PageServer) -> None:
@@ -91,6 +97,17 @@ def test_localhost_is_this_machine(server: PageServer) -> None:
     assert ask(server, Host=f"localhost:{server.port}")[0] == 200
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "localhost:80"])
+def test_browsers_leave_out_port_80(
+    server: PageServer, monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+    monkeypatch.setattr(server._server, "server_address", ("127.0.0.1", 80))
+    connection.request("HEAD", "/", headers={"Host": host})
+    assert connection.getresponse().status == 200
+    connection.close()
+
+
 @pytest.mark.parametrize("path", ["/config.json", "/../config.json", "//etc/passwd"])
 def test_there_is_only_the_page(server: PageServer, path: str) -> None:
     assert ask(server, path)[0] == 404
@@ -117,11 +134,36 @@ def test_a_run_that_cannot_be_read_now_is_told_and_asked_for_again(
     assert ask(server)[0] == 200
 
 
+def test_a_file_where_the_run_was_is_told(server: PageServer, run: RunDirectory) -> None:
+    elsewhere = run.path.rename(run.path.with_name("elsewhere"))
+    run.path.write_text("no folder")
+    status, _, body = ask(server)
+    assert status == 503
+    assert str(run.path) in body
+    run.path.unlink()
+    elsewhere.rename(run.path)
+    assert ask(server)[0] == 200
+
+
 def test_several_runs(make_run: MakeRun, run: RunDirectory) -> None:
-    server = PageServer([run.path, make_run(name="other").path])
-    page = server._pages.newest()[0].decode()
+    with PageServer([run.path, make_run(name="other").path]) as server:
+        page = server._pages.newest()[0].decode()
     assert "2 runs compared" in page
-    server._server.server_close()
+
+
+def test_it_can_be_closed_at_any_time(run: RunDirectory) -> None:
+    with PageServer([run.path]) as server:
+        assert is_open(server)
+    assert not is_open(server)
+    server.close()
+    server.serve()  # ends at once
+    with PageServer([run.path]) as server:
+        thread = threading.Thread(target=server.serve)
+        thread.start()
+        assert ask(server)[0] == 200
+    thread.join(timeout=20)
+    assert not thread.is_alive()
+    assert not is_open(server)
 
 
 def test_no_run(tmp_path: Path) -> None:

@@ -8,11 +8,11 @@ import sys
 import threading
 from collections.abc import Sequence
 from http import HTTPStatus
+from http.client import HTTP_PORT
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from tfc_fast.analyzed_run import read_runs
-from tfc_fast.files import DamagedFileError, StorageError
 from tfc_fast.report.page import render
 from tfc_fast.run_directory import RunDirectory
 
@@ -26,6 +26,8 @@ class PageServer:
 
     Only requests that name this machine as their host are answered, so that no page of a foreign
     site can read it through a name that leads here.
+
+    Close it when done, or use it in a `with` statement: the port is its own from the start.
 
     Args:
         run_dirs: Folders of the runs.
@@ -55,6 +57,14 @@ class PageServer:
                 "that is free"
             ) from error
         self._server.pages = self._pages
+        self._lock = threading.Lock()
+        self._serving = self._closed = False
+
+    def __enter__(self) -> PageServer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     @property
     def port(self) -> int:
@@ -67,15 +77,25 @@ class PageServer:
         return f"http://{_HOST}:{self.port}/"
 
     def serve(self) -> None:
-        """Answer requests until `stop`, or an exception such as that of Ctrl-C."""
+        """Answer requests until `close` elsewhere, or an exception such as that of Ctrl-C."""
+        with self._lock:
+            if self._closed:
+                return
+            self._serving = True
         try:
             self._server.serve_forever(poll_interval=0.2)
         finally:
-            self._server.server_close()
+            self._serving = False
+            self.close()
 
-    def stop(self) -> None:
-        """End `serve`, which runs in another thread."""
-        self._server.shutdown()
+    def close(self) -> None:
+        """End `serve`, if it runs, and give the port back; may be called again."""
+        with self._lock:
+            self._closed = True
+            serving = self._serving
+        if serving:
+            self._server.shutdown()
+        self._server.server_close()
 
 
 class _Pages:
@@ -108,10 +128,17 @@ def _stamp(run: RunDirectory) -> list[tuple[str, int, int]]:
     for path in (*single, *sorted(run.metrics_folder.glob("part-*.parquet"))):
         try:
             state = path.stat()
-        except FileNotFoundError:
+        except OSError:
+            # Not there yet, say. What is wrong is told by who reads it.
             continue
         found.append((path.name, state.st_size, state.st_mtime_ns))
     return found
+
+
+def _hosts(port: int) -> list[str]:
+    """What browsers call this machine: they leave out the port that HTTP has by itself."""
+    names = [_HOST, "localhost"]
+    return [f"{name}:{port}" for name in names] + (names if port == HTTP_PORT else [])
 
 
 class _Server(ThreadingHTTPServer):
@@ -128,8 +155,8 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
 
     def do_GET(self) -> None:
-        port = self.server.server_address[1]
-        if self.headers.get("Host") not in (f"{_HOST}:{port}", f"localhost:{port}"):
+        port = int(self.server.server_address[1])
+        if self.headers.get("Host") not in _hosts(port):
             self._answer(HTTPStatus.FORBIDDEN, b"This page is for this machine only.\n")
         elif self.path.partition("?")[0] != "/":
             self._answer(HTTPStatus.NOT_FOUND, b"There is only the page itself: /\n")
@@ -141,7 +168,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer_page(self) -> None:
         try:
             page, tag = self.server.pages.newest()
-        except (DamagedFileError, StorageError, FileNotFoundError, ValueError) as error:
+        except (OSError, ValueError) as error:
             # A run that is being started anew, say: the page in the browser asks again.
             self._answer(HTTPStatus.SERVICE_UNAVAILABLE, f"{error}\n".encode())
             return
