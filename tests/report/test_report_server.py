@@ -45,6 +45,12 @@ def ask(
     return answer.status, dict(answer.headers), body
 
 
+def go_on(run: RunDirectory, records: Records) -> None:
+    with_more = ParquetSink(run.metrics_folder)
+    with_more.write(select(records, records["step"] > 200))
+    with_more.close()
+
+
 def is_open(server: PageServer) -> bool:
     with socket.socket() as client:
         return client.connect_ex(("127.0.0.1", server.port)) == 0
@@ -71,9 +77,7 @@ def test_unchanged_runs_are_not_sent_again(
     tag = ask(server)[1]["ETag"]
     status, headers, body = ask(server, If_None_Match=tag)
     assert (status, headers["ETag"], body) == (304, tag, "")
-    with_more = ParquetSink(run.metrics_folder)
-    with_more.write(select(records, records["step"] > 200))
-    with_more.close()
+    go_on(run, records)
     status, headers, body = ask(server, If_None_Match=tag)
     assert status == 200
     assert headers["ETag"] != tag
@@ -149,6 +153,31 @@ def test_several_runs(make_run: MakeRun, run: RunDirectory) -> None:
     with PageServer([run.path, make_run(name="other").path]) as server:
         page = server._pages.newest()[0].decode()
     assert "2 runs compared" in page
+
+
+def test_only_runs_that_changed_are_read_again(
+    make_run: MakeRun, run: RunDirectory, records: Records, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    read_metrics = RunDirectory.read_metrics
+
+    def counted(directory: RunDirectory) -> Records:
+        read.append(directory.path.name)
+        return read_metrics(directory)
+
+    monkeypatch.setattr(RunDirectory, "read_metrics", counted)
+    other = make_run(records, name="other")
+    with PageServer([run.path, other.path]) as server:
+        assert read == ["run", "other"]
+        before = server._pages.newest()
+        assert server._pages.newest() == before
+        go_on(run, records)
+        after = server._pages.newest()
+        assert after != before
+        assert read == ["run", "other", "run"]
+    # The same page as one that was made from all of them just now.
+    with PageServer([run.path, other.path]) as server:
+        assert server._pages.newest() == after
 
 
 def test_it_can_be_closed_at_any_time(run: RunDirectory) -> None:

@@ -10,15 +10,18 @@ from collections.abc import Sequence
 from http import HTTPStatus
 from http.client import HTTP_PORT
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, TypeAlias
 
-from tfc_fast.analyzed_run import read_runs
+from tfc_fast.analyzed_run import AnalyzedRun, read_run, read_runs
 from tfc_fast.report.page import render
 from tfc_fast.run_directory import RunDirectory
 
 __all__ = ["PageServer"]
 
 _HOST = "127.0.0.1"
+
+# Name, size and time of each file of a run.
+_Stamp: TypeAlias = list[tuple[str, int, int]]
 
 
 class PageServer:
@@ -99,29 +102,46 @@ class PageServer:
 
 
 class _Pages:
-    """The page as it is now, made anew only if a file has changed."""
+    """The page as it is now: made anew only if a file has changed, from what changed."""
 
     def __init__(self, run_dirs: Sequence[str | os.PathLike[str]]) -> None:
-        self._runs = [RunDirectory(path) for path in run_dirs]
+        self._directories = [RunDirectory(path) for path in run_dirs]
         self._lock = threading.Lock()
-        self._stamp: object = None
-        self._page = b""
-        self._tag = ""
-        self.newest()
+        # Taken before reading: what comes meanwhile makes the next page.
+        self._stamps = self._stamps_now()
+        runs = read_runs([directory.path for directory in self._directories])
+        self._names = [run.name for run in runs]
+        self._kept = dict(enumerate(zip(self._stamps, runs, strict=True)))
+        self._make(runs)
 
     def newest(self) -> tuple[bytes, str]:
         """The page and its tag, which differs if the page does."""
         with self._lock:
-            # Taken before reading: what comes meanwhile makes the next page.
-            stamp = [_stamp(run) for run in self._runs]
-            if stamp != self._stamp:
-                page = render(read_runs([run.path for run in self._runs]), live=True).encode()
-                self._page, self._stamp = page, stamp
-                self._tag = f'"{hashlib.sha256(page).hexdigest()[:32]}"'
+            stamps = self._stamps_now()
+            if stamps != self._stamps:
+                self._make([self._run(at, stamp) for at, stamp in enumerate(stamps)])
+                self._stamps = stamps
             return self._page, self._tag
 
+    def _run(self, at: int, stamp: _Stamp) -> AnalyzedRun:
+        if at not in self._kept or self._kept[at][0] != stamp:
+            # First, so that it is not in memory twice.
+            self._kept.pop(at, None)
+            self._kept[at] = stamp, read_run(self._directories[at].path, self._names[at])
+        return self._kept[at][1]
 
-def _stamp(run: RunDirectory) -> list[tuple[str, int, int]]:
+    def _make(self, runs: Sequence[AnalyzedRun]) -> None:
+        self._page = render(runs, live=True).encode()
+        self._tag = f'"{hashlib.sha256(self._page).hexdigest()[:32]}"'
+        if len(runs) == 1:
+            # A new page of it is never made from the same records.
+            self._kept.clear()
+
+    def _stamps_now(self) -> list[_Stamp]:
+        return [_stamp(directory) for directory in self._directories]
+
+
+def _stamp(run: RunDirectory) -> _Stamp:
     """What changes when a file of the run does: names, sizes and times."""
     single = (run.config_path, run.train_path, run.summary_path)
     found = []
