@@ -117,7 +117,12 @@ def test_the_last_step_is_seen_in_the_heat_map(
     assert page.locator("#spoken").inner_text().startswith(f"step {last}: ")
     assert f"step {last}" in hover(page, FEATURES, last + 0.9 * every)
     assert f"step {last - every}" in hover(page, FEATURES, last - 0.1 * every)
+    page.evaluate(f"app.setZoom([{last - every}, {last + every}])")
+    assert page.evaluate("app.visible()[1]") == last + every
+    # Lines end at their last point.
     box(page, "heat map").uncheck()
+    assert page.evaluate("app.visible()[1]") == last
+    page.get_by_role("button", name="All steps").click()
     assert page.evaluate("app.visible()") == [1, last]
 
 
