@@ -63,6 +63,9 @@ def test_several_runs(
     assert kinds == ["number", "undefined"] * 3
     page.locator("#choices").get_by_label("first", exact=True).uncheck()
     assert "2 lines" in label(page, FEATURES)
+    page.locator("#choices").get_by_label("second", exact=True).uncheck()
+    assert label(page, LOSS).endswith(": 0 lines")
+    assert "Nothing to show" in chart(page, LOSS).inner_text()
     page.set_viewport_size({"width": 360, "height": 740})
     until(page, "app.charts[0].plot.width === app.host.clientWidth")
     assert page.evaluate("document.documentElement.scrollWidth") <= 360

@@ -298,11 +298,9 @@ class Chart {
     const count = this.lines.length;
     const plural = count === 1 ? "" : "s";
     const what = this.heat ? `heat map of ${count} site${plural}` : `${count} line${plural}`;
+    const steps = count ? `, steps ${whole(from)} to ${whole(Math.min(to, this.app.lastStep()))}` : "";
     const log = this.app.state.log ? ", log scale" : "";
-    this.figure.setAttribute(
-      "aria-label",
-      `${this.title}: ${what}, steps ${whole(from)} to ${whole(Math.min(to, this.app.lastStep()))}${log}`,
-    );
+    this.figure.setAttribute("aria-label", `${this.title}: ${what}${steps}${log}`);
   }
 }
 
