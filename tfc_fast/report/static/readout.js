@@ -58,8 +58,12 @@ class Readout {
       if (one.near) row.className = "near";
       const name = document.createElement("th");
       name.append(swatch(one.line.color, one.line.dash), ` ${one.line.label}`);
+      if (common === null) {
+        const span = document.createElement("small");
+        span.textContent = one.span;
+        name.append(span);
+      }
       row.append(name);
-      if (common === null) row.insertCell().textContent = one.span;
       row.insertCell().textContent = valueText(one);
     }
     this.box.append(head, table);
