@@ -52,6 +52,17 @@ def drag(page: Any, column: str, start: float, end: float) -> None:
     page.mouse.up()
 
 
+def hover(page: Any, column: str, step: float) -> str:
+    """The read-out of a chart, with the mouse at a step."""
+    area = chart(page, column).locator(".u-over")
+    area.scroll_into_view_if_needed()
+    place = area.bounding_box()
+    plot = f"app.charts.find((one) => one.column === '{column}').plot"
+    left = page.evaluate(f"{plot}.valToPos({step}, 'x')")
+    page.mouse.move(place["x"] + left, place["y"] + 30)
+    return str(chart(page, column).locator(".readout").inner_text())
+
+
 # Of a copy, since Chromium advises against reading back a canvas that is drawn on.
 _INKED = """(canvas, color) => {
   const copy = document.createElement("canvas");
@@ -70,6 +81,24 @@ _INKED = """(canvas, color) => {
 def inked(page: Any, column: str, color: str) -> int:
     """Pixels of a colour, about, in the drawing of a chart."""
     return int(chart(page, column).locator("canvas").evaluate(_INKED, color))
+
+
+# The shade is faint: almost all of its colour is that of the page behind it.
+_SHADED = """(canvas) => {
+  const copy = document.createElement("canvas");
+  [copy.width, copy.height] = [canvas.width, canvas.height];
+  const context = copy.getContext("2d", { willReadFrequently: true });
+  context.drawImage(canvas, 0, 0);
+  const { data } = context.getImageData(0, 0, copy.width, copy.height);
+  let count = 0;
+  for (let at = 3; at < data.length; at += 4) if (data[at] > 5 && data[at] < 30) count++;
+  return count / (copy.width * copy.height);
+}"""
+
+
+def shaded(page: Any, column: str) -> float:
+    """Share of a chart that is shaded as the first phase."""
+    return float(chart(page, column).locator("canvas").evaluate(_SHADED))
 
 
 def color_of(page: Any, site: int, theme: str = "light") -> str:

@@ -117,19 +117,19 @@ def made_up_records() -> Callable[..., Records]:
 
 
 @pytest.fixture
-def serve() -> Iterator[Callable[[RunDirectory], PageServer]]:
-    """Serves the page of a run while the test goes on."""
+def serve() -> Iterator[Callable[..., PageServer]]:
+    """Serves the page of runs while the test goes on."""
     running: list[tuple[PageServer, threading.Thread]] = []
 
-    def start(run: RunDirectory) -> PageServer:
-        server = PageServer([run.path])
+    def start(*runs: RunDirectory) -> PageServer:
+        server = PageServer([run.path for run in runs])
         running.append((server, threading.Thread(target=server.serve)))
         running[-1][1].start()
         return server
 
     yield start
     for server, thread in running:
-        server.stop()
+        server.close()
         thread.join()
 
 

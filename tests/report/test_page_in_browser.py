@@ -79,7 +79,7 @@ def test_end_of_the_first_phase_and_peak_are_marked(page: Any, shown: Records) -
     summary = read_run(Path(page.url.removeprefix("file://")).parent).summary
     end, peak = summary.first_phase_end, summary.peak_step
     assert chart(page, FEATURES).get_attribute("data-marks") == f"end {end}, peak {peak}"
-    assert chart(page, LOSS).get_attribute("data-marks") == f"end {end}"
+    assert chart(page, LOSS).get_attribute("data-marks") == f"end {end}, chance 2.303"
     assert f"dashed line at step {end}" in page.locator("#marks").inner_text()
     assert f"at hidden.2.relu, step {peak}" in page.locator("#marks").inner_text()
     assert inked(page, FEATURES, "#b3261e") > 60

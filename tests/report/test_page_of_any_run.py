@@ -1,4 +1,4 @@
-"""Runs that are long, short, hostile, several, or going on: their page in a real Chromium."""
+"""Runs that are long, short, hostile, or hard to judge: their page in a real Chromium."""
 
 from __future__ import annotations
 
@@ -17,25 +17,20 @@ from page_driver import (
     chart,
     color_of,
     columns,
-    drag,
+    hover,
     inked,
     label,
     seen_steps,
-    until,
+    shaded,
 )
 
 from tfc_fast.analyzed_run import read_run
-from tfc_fast.records import select
-from tfc_fast.report import PageServer, write_comparison
 from tfc_fast.report.page import render
 from tfc_fast.run_directory import RunDirectory
-from tfc_fast.sinks import ParquetSink
 
 Open = Callable[..., Any]
 MakeRun = Callable[..., RunDirectory]
-Serve = Callable[[RunDirectory], PageServer]
 
-STEPS = 400
 SITES = ("hidden.0.relu", "hidden.1.relu", "hidden.2.relu")
 
 
@@ -75,33 +70,6 @@ def test_names_are_only_ever_text(
     assert page.locator("img").count() == 0
 
 
-def test_several_runs(
-    open_page: Open, make_run: MakeRun, make_records: Any, tmp_path: Path
-) -> None:
-    # Shorter, and recorded at every other step only.
-    records = make_records(120, SITES[:2], every=2)
-    other = make_run(records, records["loss"][::2], name="second")
-    records = make_records(STEPS)
-    first = make_run(records, records["loss"][::3], name="first")
-    page = open_page(write_comparison([first.path, other.path], tmp_path / "both.html"))
-    assert "2 runs compared" in page.locator("h1").inner_text()
-    assert columns(page) == [LOSS, FEATURES, GRADIENTS]
-    assert "4 lines" in label(page, LOSS)  # losses and their averages
-    page.get_by_role("button", name="All sites").click()
-    assert "5 lines" in label(page, FEATURES)
-    assert "second: hidden.1.relu" in page.locator("#legend").inner_text()
-    # Steps that a run has not recorded are no gaps in its lines.
-    joined = page.evaluate("app.charts[1].plot.data.slice(4)")
-    assert all(None not in [line[0], line[2], line[4]] for line in joined)
-    kinds = page.evaluate("app.charts[1].plot.data[4].slice(0, 6).map((value) => typeof value)")
-    assert kinds == ["number", "undefined"] * 3
-    page.locator("#choices").get_by_label("first", exact=True).uncheck()
-    assert "2 lines" in label(page, FEATURES)
-    page.set_viewport_size({"width": 360, "height": 740})
-    until(page, "app.charts[0].plot.width === app.host.clientWidth")
-    assert page.evaluate("document.documentElement.scrollWidth") <= 360
-
-
 @pytest.mark.parametrize("steps", [0, 1])
 def test_very_short_runs(
     open_page: Open, make_run: MakeRun, make_records: Any, tmp_path: Path, steps: int
@@ -116,56 +84,86 @@ def test_very_short_runs(
         assert columns(page) == [LOSS, FEATURES, GRADIENTS]
         assert inked(page, FEATURES, color_of(page, 0)) > 5
         box(page, "log scale").check()
+        assert inked(page, FEATURES, color_of(page, 0)) > 5
+        lines = f"app.charts.find((one) => one.column === '{FEATURES}').plot"
+        assert page.evaluate(f"{lines}.scales.y.distr") == 3
         box(page, "heat map").check()
+        assert label(page, FEATURES).endswith("heat map of 3 sites, steps 1 to 1, log scale")
+        # One cell for each site, as wide as the chart and of the same height.
+        for color in ("0", "-1"):
+            cell = inked(page, FEATURES, page.evaluate(f"app.data.heat.at({color})"))
+            assert cell > 0.3 * page.evaluate(f"{lines}.bbox.width * {lines}.bbox.height")
     else:
         assert page.locator("#explore").is_hidden()
 
 
-def test_a_run_that_goes_on(
-    open_page: Open, make_run: MakeRun, make_records: Any, serve: Serve
+@pytest.mark.parametrize("every", [1, 100])
+def test_the_last_step_is_seen_in_the_heat_map(
+    open_page: Open, make_run: MakeRun, make_records: Any, tmp_path: Path, every: int
 ) -> None:
-    records = make_records(STEPS)
-    early = select(records, records["step"] <= 150)
-    run = make_run(early, early["loss"][::3])
-    page = open_page(serve(run).url)
-    assert "Temporary feature collapse" not in page.locator("h1").inner_text()
-    assert seen_steps(page) == (1, 150)
-    box(page, "hidden.1.relu").uncheck()
-    box(page, "log scale").check()
-    drag(page, LOSS, 0.2, 0.6)
-    zoom = seen_steps(page)
+    records = make_records(5, every=every)
+    records[FEATURES] = np.repeat(np.linspace(0.0, 1.0, 5), 3)
+    path = tmp_path / "page.html"
+    path.write_text(render([read_run(make_run(records).path)]))
+    page = open_page(path)
+    box(page, "heat map").check()
+    heat = page.evaluate("app.data.heat")
+    cells = [inked(page, FEATURES, heat[round(share * 63)]) for share in np.linspace(0, 1, 5)]
+    assert min(cells) > 0.9 * max(cells) > 1000
+    last = 1 + 4 * every
+    assert seen_steps(page, FEATURES) == (1, last)
     chart(page, FEATURES).focus()
-    sink = ParquetSink(run.metrics_folder)
-    sink.write(select(records, records["step"] > 150))
-    sink.close()
-    rest = {name: np.ones(STEPS) for name in ("accuracy", "lr", "step_seconds")}
-    loss = records["loss"][::3]
-    run.write_train({"step": np.arange(1, STEPS + 1), "loss": loss, **rest})
-    until(page, f"app.full()[1] === {STEPS}")
-    assert seen_steps(page) == zoom
-    assert page.evaluate("document.activeElement.dataset.column") == FEATURES
-    assert page.evaluate("app.charts[0].plot.data[0].at(-1)") == STEPS
-    assert "2 lines, steps" in label(page, FEATURES)
-    assert box(page, "log scale").is_checked()
-    assert "Temporary feature collapse" in page.locator("h1").inner_text()
+    page.keyboard.press("End")
+    assert page.locator("#spoken").inner_text().startswith(f"step {last}: ")
+    assert f"step {last}" in hover(page, FEATURES, last + 0.9 * every)
+    assert f"step {last - every}" in hover(page, FEATURES, last - 0.1 * every)
+    page.evaluate(f"app.setZoom([{last - every}, {last + every}])")
+    assert page.evaluate("app.visible()[1]") == last + every
+    # Lines end at their last point.
+    box(page, "heat map").uncheck()
+    assert page.evaluate("app.visible()[1]") == last
     page.get_by_role("button", name="All steps").click()
-    assert seen_steps(page) == (1, STEPS)
-    assert "Live: " in page.locator("#status").inner_text()
+    assert page.evaluate("app.visible()") == [1, last]
 
 
-def test_a_run_that_has_just_begun(
-    open_page: Open, make_run: MakeRun, make_records: Any, serve: Serve
+def test_read_out_of_the_nearest_point(
+    open_page: Open, make_run: MakeRun, make_records: Any, tmp_path: Path
 ) -> None:
-    run = make_run()
-    page = open_page(serve(run).url)
-    assert page.locator("#explore").is_hidden()
-    records = make_records(50)
-    sink = ParquetSink(run.metrics_folder)
-    sink.write(records)
-    sink.close()
-    assert page.evaluate("new Refresh(app).once()").startswith("updated at ")
-    assert columns(page) == [LOSS, FEATURES, GRADIENTS]
-    assert "3 lines, steps 1 to 50" in label(page, FEATURES)
-    box(page, "Training loss").uncheck()
-    page.evaluate("new Refresh(app).once()")
-    assert columns(page) == [FEATURES, GRADIENTS]
+    path = tmp_path / "page.html"
+    path.write_text(render([read_run(make_run(make_records(5, every=100)).path)]))
+    page = open_page(path)
+    assert hover(page, FEATURES, 190).startswith("step 201")
+    assert hover(page, FEATURES, 210).startswith("step 201")
+
+
+@pytest.mark.parametrize(
+    ("first", "loss", "chance", "words", "number"),
+    [
+        (1, np.nan, None, "when the first phase ended is not known", "not known"),
+        (5001, 2.3, None, "when the first phase ended is not known", "not known"),
+        (1, 0.5, 2.3, "there was no first phase", "no first phase"),
+        (1, 2.3, 2.3, "the first phase has not ended", "not ended"),
+    ],
+)
+def test_only_a_first_phase_is_shaded(
+    open_page: Open,
+    make_run: MakeRun,
+    make_records: Any,
+    tmp_path: Path,
+    first: int,
+    loss: float,
+    chance: float | None,
+    words: str,
+    number: str,
+) -> None:
+    records = make_records(100)
+    records["step"] += first - 1
+    records["loss"][:] = loss
+    path = tmp_path / "page.html"
+    run = make_run(records, config={"chance_loss": chance})
+    path.write_text(render([read_run(run.path)]))
+    page = open_page(path)
+    assert page.locator("#marks").inner_text().startswith(words)
+    row = page.get_by_role("row", name="First phase ends at step")
+    assert row.get_by_role("cell").inner_text() == number
+    assert (shaded(page, FEATURES) > 0.3) == (words == "the first phase has not ended")

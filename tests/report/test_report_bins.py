@@ -55,6 +55,12 @@ def test_sparse_records_leave_no_empty_bin(make_records: Callable[..., Records])
     assert np.isfinite(band.mean).all()
 
 
+@pytest.mark.parametrize(("steps", "end"), [([7], 8), ([1, 3], 5), ([0, 10, 20, 500, 510], 520)])
+def test_last_bin_is_as_wide_as_steps_lie_apart(steps: list[int], end: int) -> None:
+    records = {"step": np.array(steps), "site": np.full(len(steps), "relu", dtype=object)}
+    assert bin_records(records).edges.tolist() == [*steps, end]
+
+
 def test_gap_in_the_steps_leaves_no_empty_bin(make_records: Callable[..., Records]) -> None:
     records = make_records(90)
     records["step"] = np.where(records["step"] > 45, records["step"] + 10_000, records["step"])

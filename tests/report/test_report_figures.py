@@ -67,6 +67,18 @@ class TestLoss:
             figure.axes[0].transData.transform((400, 0))[0]
         )
 
+    def test_without_a_first_phase_nothing_is_shaded(self, records: Records) -> None:
+        figure = drawn(loss_figure(self.steps, self.loss, has_first_phase=False))
+        assert "first phase" not in texts(figure)
+        binned = bin_records(records)
+        others = [
+            similarity_figure(binned, "grad", has_first_phase=False),
+            gates_figure(binned, has_first_phase=False),
+        ]
+        for axes in [axes for one in [figure, *map(drawn, others)] for axes in one.axes]:
+            assert not axes.patches
+        assert drawn(gates_figure(binned)).axes[0].patches
+
     def test_axes_are_labelled(self) -> None:
         axes = drawn(loss_figure(self.steps, self.loss)).axes[0]
         assert (axes.get_xlabel(), axes.get_ylabel()) == ("step", "training loss")
@@ -229,6 +241,11 @@ class TestHeatmap:
         assert band is not None
         assert np.array_equal(np.asarray(mesh.get_array()).reshape(3, 400), band.mean)
         assert "mean cosine" in texts(figure)
+
+    def test_last_step_is_as_wide_as_the_others(self, make_records: Callable[..., Records]) -> None:
+        binned = bin_records(make_records(5, every=100))
+        assert drawn(heatmap_figure(binned)).axes[0].get_xlim() == (1, 501)
+        assert drawn(similarity_figure(binned, "feature")).axes[0].get_xlim() == (1, 401)
 
     def test_without_labels_shows_all_pairs(self, make_records: Callable[..., Records]) -> None:
         figure = drawn(heatmap_figure(bin_records(make_records(labels=False))))

@@ -339,3 +339,9 @@ else:
     raise SystemExit("no error")
 """
         subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_pictures_of_a_run_without_its_beginning(make_run: MakeRun, records: Records) -> None:
+    records["step"] += 5000
+    images = Page(write_report(make_run(records, config={"chance_loss": None}).path)).all("img")
+    assert "When the first phase ended is not known." in images[0]["alt"]

@@ -107,6 +107,16 @@ def test_many_sites_get_fewer_bins(
     assert numbers <= 30_000
 
 
+def test_the_loss_keeps_its_bins_with_many_sites(
+    make_run: MakeRun, make_records: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = make_records(steps=2000)
+    monkeypatch.setattr(series, "_MOST_NUMBERS", 1)
+    (run,) = data_of(make_run(records, records["loss"][::SITES]))["runs"]
+    assert floats(run["log"]["steps"], "<f8", 1).size == series.MAX_BINS
+    assert floats(run["records"]["steps"], "<f8", 1).size == 50
+
+
 def test_marks_and_colours(make_run: MakeRun, records: Records) -> None:
     (run,) = data_of(make_run(records, records["loss"][::SITES]))["runs"]
     summary = read_run(make_run(records, records["loss"][::SITES], name="again").path).summary

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,17 @@ def ask(
     return answer.status, dict(answer.headers), body
 
 
+def go_on(run: RunDirectory, records: Records) -> None:
+    with_more = ParquetSink(run.metrics_folder)
+    with_more.write(select(records, records["step"] > 200))
+    with_more.close()
+
+
+def is_open(server: PageServer) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", server.port)) == 0
+
+
 def test_serves_the_page_and_lets_it_ask_its_server_only(server: PageServer) -> None:
     status, headers, page = ask(server)
     assert (status, headers["Content-Type"]) == (200, "text/html; charset=utf-8")
@@ -65,9 +77,7 @@ def test_unchanged_runs_are_not_sent_again(
     tag = ask(server)[1]["ETag"]
     status, headers, body = ask(server, If_None_Match=tag)
     assert (status, headers["ETag"], body) == (304, tag, "")
-    with_more = ParquetSink(run.metrics_folder)
-    with_more.write(select(records, records["step"] > 200))
-    with_more.close()
+    go_on(run, records)
     status, headers, body = ask(server, If_None_Match=tag)
     assert status == 200
     assert headers["ETag"] != tag
@@ -89,6 +99,17 @@ def test_other_hosts_are_refused(server: PageServer, host: str) -> None:
 
 def test_localhost_is_this_machine(server: PageServer) -> None:
     assert ask(server, Host=f"localhost:{server.port}")[0] == 200
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "localhost:80"])
+def test_browsers_leave_out_port_80(
+    server: PageServer, monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+    monkeypatch.setattr(server._server, "server_address", ("127.0.0.1", 80))
+    connection.request("HEAD", "/", headers={"Host": host})
+    assert connection.getresponse().status == 200
+    connection.close()
 
 
 @pytest.mark.parametrize("path", ["/config.json", "/../config.json", "//etc/passwd"])
@@ -117,11 +138,61 @@ def test_a_run_that_cannot_be_read_now_is_told_and_asked_for_again(
     assert ask(server)[0] == 200
 
 
+def test_a_file_where_the_run_was_is_told(server: PageServer, run: RunDirectory) -> None:
+    elsewhere = run.path.rename(run.path.with_name("elsewhere"))
+    run.path.write_text("no folder")
+    status, _, body = ask(server)
+    assert status == 503
+    assert str(run.path) in body
+    run.path.unlink()
+    elsewhere.rename(run.path)
+    assert ask(server)[0] == 200
+
+
 def test_several_runs(make_run: MakeRun, run: RunDirectory) -> None:
-    server = PageServer([run.path, make_run(name="other").path])
-    page = server._pages.newest()[0].decode()
+    with PageServer([run.path, make_run(name="other").path]) as server:
+        page = server._pages.newest()[0].decode()
     assert "2 runs compared" in page
-    server._server.server_close()
+
+
+def test_only_runs_that_changed_are_read_again(
+    make_run: MakeRun, run: RunDirectory, records: Records, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    read_metrics = RunDirectory.read_metrics
+
+    def counted(directory: RunDirectory) -> Records:
+        read.append(directory.path.name)
+        return read_metrics(directory)
+
+    monkeypatch.setattr(RunDirectory, "read_metrics", counted)
+    other = make_run(records, name="other")
+    with PageServer([run.path, other.path]) as server:
+        assert read == ["run", "other"]
+        before = server._pages.newest()
+        assert server._pages.newest() == before
+        go_on(run, records)
+        after = server._pages.newest()
+        assert after != before
+        assert read == ["run", "other", "run"]
+    # The same page as one that was made from all of them just now.
+    with PageServer([run.path, other.path]) as server:
+        assert server._pages.newest() == after
+
+
+def test_it_can_be_closed_at_any_time(run: RunDirectory) -> None:
+    with PageServer([run.path]) as server:
+        assert is_open(server)
+    assert not is_open(server)
+    server.close()
+    server.serve()  # ends at once
+    with PageServer([run.path]) as server:
+        thread = threading.Thread(target=server.serve)
+        thread.start()
+        assert ask(server)[0] == 200
+    thread.join(timeout=20)
+    assert not thread.is_alive()
+    assert not is_open(server)
 
 
 def test_no_run(tmp_path: Path) -> None:

@@ -66,15 +66,15 @@ def _write(paths: list[str], out: str | None, *, open_browser: bool) -> int:
 def _serve(paths: list[str], port: int, *, open_browser: bool) -> int:
     from tfc_fast.report import PageServer
 
-    server = PageServer(paths, port=port)
-    try:
-        print(f"report: {server.url} (Ctrl-C stops)", flush=True)
-        if open_browser:
-            webbrowser.open(server.url)
-        server.serve()
-    except KeyboardInterrupt:
-        # It is how this is meant to end.
-        print("stopped")
+    with PageServer(paths, port=port) as server:
+        try:
+            print(f"report: {server.url} (Ctrl-C stops)", flush=True)
+            if open_browser:
+                webbrowser.open(server.url)
+            server.serve()
+        except KeyboardInterrupt:
+            # It is how this is meant to end.
+            print("stopped")
     return 0
 
 

@@ -1,8 +1,7 @@
 """Runs as pictures and one self-contained page: `write_report`, `write_comparison`.
 
-`run` reads a run; `bins` thins long ones out; `figures` draws pictures, `series` has the numbers of
-the charts; `page` puts the page together; `server` shows it while a run goes on. The scripts of the
-page are in `static`.
+`bins` thins long runs out; `figures` draws pictures, `series` has the numbers of the charts; `page`
+puts the page together; `server` shows it while runs go on. The scripts of the page are in `static`.
 """
 
 from __future__ import annotations

@@ -39,7 +39,8 @@ class BinnedRecords:
     Attributes:
         sites: names of the sites, as first recorded.
         steps: mean step of each bin, `[bins]`.
-        edges: first step of each bin, and the step after the last one, `[bins + 1]`.
+        edges: first step of each bin, and where the last one ends: as far behind the last step as
+            recorded steps mostly (median) lie apart, `[bins + 1]`.
         lasts: last recorded step of each bin, `[bins]`.
     """
 
@@ -53,7 +54,8 @@ class BinnedRecords:
         # Bins hold equal numbers of recorded steps, so none is empty, however sparse the records.
         bin_of = np.arange(unique.size) * bins // max(unique.size, 1)
         first = np.searchsorted(bin_of, np.arange(bins))
-        self.edges: IntArray = np.append(unique[first], unique[-1:] + 1)
+        distance = int(np.median(np.diff(unique))) if unique.size > 1 else 1
+        self.edges: IntArray = np.append(unique[first], unique[-1:] + distance)
         self.lasts: IntArray = unique[np.append(first, unique.size)[1:] - 1]
         counts = np.bincount(bin_of, minlength=bins)
         self.steps: FloatArray = np.bincount(bin_of, unique, minlength=bins) / counts

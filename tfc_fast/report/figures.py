@@ -33,6 +33,7 @@ def loss_figure(
     loss: npt.ArrayLike,
     *,
     first_phase_end: int | None = None,
+    has_first_phase: bool = True,
     chance_loss: float | None = None,
     decay: float = DECAY,
 ) -> Figure | None:
@@ -42,6 +43,7 @@ def loss_figure(
         steps: step of each loss, increasing, `[n]`.
         loss: losses, `[n]`; gaps where they are not finite.
         first_phase_end: first step after the first phase; None if it never ended.
+        has_first_phase: whether to show a first phase; else there was none, or it is not known.
         chance_loss: level to draw as chance level; None for none.
         decay: of the exponential average.
 
@@ -68,7 +70,7 @@ def loss_figure(
     figure = style.new_figure(11, 3.7)
     axes = figure.subplots()
     style.dress(axes, title="Training loss", y="training loss")
-    _frame(axes, binned, first_phase_end, label=True)
+    _frame(axes, binned, first_phase_end, has_first_phase, label=True)
     marker = "o" if binned.steps.size == 1 else ""
     color = "#7fa8d1"
     axes.fill_between(binned.steps, raw.low[0], raw.high[0], color=color, alpha=0.35, linewidth=0)
@@ -101,6 +103,7 @@ def similarity_figure(
     quantity: Literal["feature", "grad"],
     *,
     first_phase_end: int | None = None,
+    has_first_phase: bool = True,
 ) -> Figure | None:
     """Mean cosine within and between classes at every site, over the steps.
 
@@ -108,6 +111,7 @@ def similarity_figure(
         binned: the records.
         quantity: `"feature"`, or `"grad"` for the gradients with respect to the features.
         first_phase_end: first step after the first phase; None if it never ended.
+        has_first_phase: whether to show a first phase; else there was none, or it is not known.
 
     Returns:
         The figure, one panel per kind of pairs; all pairs together if there were no class labels.
@@ -121,15 +125,18 @@ def similarity_figure(
     found = _measured(binned, panels)
     if not found:
         found = _measured(binned, [(f"{quantity}_cos_all", f"{word.capitalize()}, all pairs")])
-    return _panels(binned, found, first_phase_end, y="mean cosine", columns=2)
+    return _panels(binned, found, first_phase_end, has_first_phase, y="mean cosine", columns=2)
 
 
-def gates_figure(binned: BinnedRecords, *, first_phase_end: int | None = None) -> Figure | None:
+def gates_figure(
+    binned: BinnedRecords, *, first_phase_end: int | None = None, has_first_phase: bool = True
+) -> Figure | None:
     """State of the gates at every site, over the steps: active, in agreement, dead.
 
     Args:
         binned: the records.
         first_phase_end: first step after the first phase; None if it never ended.
+        has_first_phase: whether to show a first phase; else there was none, or it is not known.
 
     Returns:
         The figure; None if no gates were measured.
@@ -138,7 +145,9 @@ def gates_figure(binned: BinnedRecords, *, first_phase_end: int | None = None) -
     names = [name for name, _, _ in found]
     if "gate_agreement_within" in names or "gate_agreement_between" in names:
         found = [panel for panel in found if panel[0] != "gate_agreement_all"]
-    return _panels(binned, found, first_phase_end, y="fraction", columns=3, unit_range=True)
+    return _panels(
+        binned, found, first_phase_end, has_first_phase, y="fraction", columns=3, unit_range=True
+    )
 
 
 def heatmap_figure(binned: BinnedRecords, *, first_phase_end: int | None = None) -> Figure | None:
@@ -196,6 +205,7 @@ def _panels(
     binned: BinnedRecords,
     found: list[tuple[str, str, Band]],
     first_phase_end: int | None,
+    has_first_phase: bool,
     *,
     y: str,
     columns: int,
@@ -217,7 +227,7 @@ def _panels(
             axes, title=title, x="step" if lowest else "", y=y if index % columns == 0 else ""
         )
         axes.tick_params(labelbottom=lowest)
-        _frame(axes, binned, first_phase_end)
+        _frame(axes, binned, first_phase_end, has_first_phase)
         style.draw_bands(axes, binned.steps, band)
         if unit_range:
             axes.set_ylim(-0.03, 1.03)
@@ -225,10 +235,13 @@ def _panels(
     return figure
 
 
-def _frame(axes: Axes, binned: BinnedRecords, end: int | None, *, label: bool = False) -> None:
-    first, last = float(binned.edges[0]), float(binned.edges[-1] - 1)
+def _frame(
+    axes: Axes, binned: BinnedRecords, end: int | None, shaded: bool, *, label: bool = False
+) -> None:
+    first, last = float(binned.edges[0]), float(binned.lasts[-1])
     style.step_axis(axes, first, last)
-    style.mark_first_phase(axes, first, last, end, label=label)
+    if shaded:
+        style.mark_first_phase(axes, first, last, end, label=label)
 
 
 def _limit_loss_axis(axes: Axes, raw: Band, chance_loss: float | None) -> None:

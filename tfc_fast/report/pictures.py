@@ -14,6 +14,14 @@ from tfc_fast.phases import PhaseSummary, SitePhase
 from tfc_fast.records import Records
 from tfc_fast.report import figures
 from tfc_fast.report.bins import bin_records
+from tfc_fast.report.words import FirstPhase, first_phase
+
+_FIRST_PHASES: dict[FirstPhase, str] = {
+    "ended": "The first phase ended at step {end}.",
+    "open": "The first phase did not end.",
+    "none": "There was no first phase.",
+    "unknown": "When the first phase ended is not known.",
+}
 
 
 @dataclass(frozen=True)
@@ -58,10 +66,11 @@ def draw(
         The pictures in the order of the page.
     """
     end = summary.first_phase_end
+    phase = first_phase(summary)
+    has_first_phase = phase in ("ended", "open")
     binned = bin_records(records)
     decay = float(summary.thresholds["decay"] or 0.0)
     chance = summary.thresholds["chance_loss"]
-    ended = "did not end" if end is None else f"ended at step {end}"
     return [
         Picture(
             "loss",
@@ -69,10 +78,16 @@ def draw(
             "The training loss of every step and its exponential average; the first phase is "
             "shaded and lasts until the average is "
             f"{100 * float(summary.thresholds['drop'] or 0.0):g} % below its plateau.",
-            f"Line plot of the training loss of {summary.n_steps} steps. The first phase {ended}.",
+            f"Line plot of the training loss of {summary.n_steps} steps. "
+            + _FIRST_PHASES[phase].format(end=end),
             _png(
                 figures.loss_figure(
-                    steps, loss, first_phase_end=end, chance_loss=chance, decay=decay
+                    steps,
+                    loss,
+                    first_phase_end=end,
+                    has_first_phase=has_first_phase,
+                    chance_loss=chance,
+                    decay=decay,
                 )
             ),
         ),
@@ -83,7 +98,11 @@ def draw(
             "rise in the first phase are the collapse, lines that fall after it the recovery.",
             "Line plots of the mean cosine of features, a line per site. "
             + _courses(summary, False),
-            _png(figures.similarity_figure(binned, "feature", first_phase_end=end)),
+            _png(
+                figures.similarity_figure(
+                    binned, "feature", first_phase_end=end, has_first_phase=has_first_phase
+                )
+            ),
         ),
         Picture(
             "gradient_similarity",
@@ -92,7 +111,11 @@ def draw(
             "they are within a class, the more all its samples push the weights the same way.",
             "Line plots of the mean cosine of gradients, a line per site. "
             + _courses(summary, True),
-            _png(figures.similarity_figure(binned, "grad", first_phase_end=end)),
+            _png(
+                figures.similarity_figure(
+                    binned, "grad", first_phase_end=end, has_first_phase=has_first_phase
+                )
+            ),
         ),
         Picture(
             "gates",
@@ -101,7 +124,9 @@ def draw(
             "samples agree on a gate, and how many units are open for no sample of the step or of "
             "the last steps (the window of the probe).",
             "Line plots of fractions, a line per site: open gates, agreement of gates, dead units.",
-            _png(figures.gates_figure(binned, first_phase_end=end)),
+            _png(
+                figures.gates_figure(binned, first_phase_end=end, has_first_phase=has_first_phase)
+            ),
         ),
         Picture(
             "heatmap",

@@ -17,6 +17,7 @@ from tfc_fast.analyzed_run import AnalyzedRun
 from tfc_fast.phases import smoothed_loss
 from tfc_fast.report.bins import Band, BinnedRecords, bin_records
 from tfc_fast.report.style import site_colors
+from tfc_fast.report.words import first_phase
 
 STATISTICS: dict[str, dict[str, str]] = {
     "Loss": {"loss": "Training loss"},
@@ -52,7 +53,8 @@ STATISTICS: dict[str, dict[str, str]] = {
 
 # As many points as a wide screen has pixels; zoomed in, they are still some pixels apart.
 MAX_BINS = 1500
-# Numbers on a page: a million and a half are 8 MB of text. With many sites bins are fewer.
+# Numbers of records on a page: a million and a half are 8 MB of text. With many sites bins are
+# fewer, but not so few that nothing is seen any more: a thousand sites make 15 MB.
 _MOST_NUMBERS = 1_500_000
 _FEWEST_BINS = 50
 
@@ -122,11 +124,13 @@ def _run_data(run: AnalyzedRun, max_bins: int) -> dict[str, Any]:
     return {
         "name": run.name,
         "firstStep": summary.first_step,
+        "firstPhase": first_phase(summary),
         "firstPhaseEnd": summary.first_phase_end,
         "chanceLoss": _finite(summary.thresholds["chance_loss"]),
         "peak": peak,
         "colors": _colors(len(records.sites)),
-        "log": _table(bin_records(log, max_bins), ["loss", "average"]),
+        # One site, whatever the records have.
+        "log": _table(bin_records(log, MAX_BINS), ["loss", "average"]),
         "records": _table(records, _columns(run)),
     }
 

@@ -8,11 +8,11 @@ import sys
 import threading
 from collections.abc import Sequence
 from http import HTTPStatus
+from http.client import HTTP_PORT
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, TypeAlias
 
-from tfc_fast.analyzed_run import read_runs
-from tfc_fast.files import DamagedFileError, StorageError
+from tfc_fast.analyzed_run import AnalyzedRun, read_run, read_runs
 from tfc_fast.report.page import render
 from tfc_fast.run_directory import RunDirectory
 
@@ -20,12 +20,17 @@ __all__ = ["PageServer"]
 
 _HOST = "127.0.0.1"
 
+# Name, size and time of each file of a run.
+_Stamp: TypeAlias = list[tuple[str, int, int]]
+
 
 class PageServer:
     """Serves the page of runs, to this machine only; it shows what is on disk when it is asked.
 
     Only requests that name this machine as their host are answered, so that no page of a foreign
     site can read it through a name that leads here.
+
+    Close it when done, or use it in a `with` statement: the port is its own from the start.
 
     Args:
         run_dirs: Folders of the runs.
@@ -55,6 +60,14 @@ class PageServer:
                 "that is free"
             ) from error
         self._server.pages = self._pages
+        self._lock = threading.Lock()
+        self._serving = self._closed = False
+
+    def __enter__(self) -> PageServer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     @property
     def port(self) -> int:
@@ -67,51 +80,85 @@ class PageServer:
         return f"http://{_HOST}:{self.port}/"
 
     def serve(self) -> None:
-        """Answer requests until `stop`, or an exception such as that of Ctrl-C."""
+        """Answer requests until `close` elsewhere, or an exception such as that of Ctrl-C."""
+        with self._lock:
+            if self._closed:
+                return
+            self._serving = True
         try:
             self._server.serve_forever(poll_interval=0.2)
         finally:
-            self._server.server_close()
+            self._serving = False
+            self.close()
 
-    def stop(self) -> None:
-        """End `serve`, which runs in another thread."""
-        self._server.shutdown()
+    def close(self) -> None:
+        """End `serve`, if it runs, and give the port back; may be called again."""
+        with self._lock:
+            self._closed = True
+            serving = self._serving
+        if serving:
+            self._server.shutdown()
+        self._server.server_close()
 
 
 class _Pages:
-    """The page as it is now, made anew only if a file has changed."""
+    """The page as it is now: made anew only if a file has changed, from what changed."""
 
     def __init__(self, run_dirs: Sequence[str | os.PathLike[str]]) -> None:
-        self._runs = [RunDirectory(path) for path in run_dirs]
+        self._directories = [RunDirectory(path) for path in run_dirs]
         self._lock = threading.Lock()
-        self._stamp: object = None
-        self._page = b""
-        self._tag = ""
-        self.newest()
+        # Taken before reading: what comes meanwhile makes the next page.
+        self._stamps = self._stamps_now()
+        runs = read_runs([directory.path for directory in self._directories])
+        self._names = [run.name for run in runs]
+        self._kept = dict(enumerate(zip(self._stamps, runs, strict=True)))
+        self._make(runs)
 
     def newest(self) -> tuple[bytes, str]:
         """The page and its tag, which differs if the page does."""
         with self._lock:
-            # Taken before reading: what comes meanwhile makes the next page.
-            stamp = [_stamp(run) for run in self._runs]
-            if stamp != self._stamp:
-                page = render(read_runs([run.path for run in self._runs]), live=True).encode()
-                self._page, self._stamp = page, stamp
-                self._tag = f'"{hashlib.sha256(page).hexdigest()[:32]}"'
+            stamps = self._stamps_now()
+            if stamps != self._stamps:
+                self._make([self._run(at, stamp) for at, stamp in enumerate(stamps)])
+                self._stamps = stamps
             return self._page, self._tag
 
+    def _run(self, at: int, stamp: _Stamp) -> AnalyzedRun:
+        if at not in self._kept or self._kept[at][0] != stamp:
+            # First, so that it is not in memory twice.
+            self._kept.pop(at, None)
+            self._kept[at] = stamp, read_run(self._directories[at].path, self._names[at])
+        return self._kept[at][1]
 
-def _stamp(run: RunDirectory) -> list[tuple[str, int, int]]:
+    def _make(self, runs: Sequence[AnalyzedRun]) -> None:
+        self._page = render(runs, live=True).encode()
+        self._tag = f'"{hashlib.sha256(self._page).hexdigest()[:32]}"'
+        if len(runs) == 1:
+            # A new page of it is never made from the same records.
+            self._kept.clear()
+
+    def _stamps_now(self) -> list[_Stamp]:
+        return [_stamp(directory) for directory in self._directories]
+
+
+def _stamp(run: RunDirectory) -> _Stamp:
     """What changes when a file of the run does: names, sizes and times."""
     single = (run.config_path, run.train_path, run.summary_path)
     found = []
     for path in (*single, *sorted(run.metrics_folder.glob("part-*.parquet"))):
         try:
             state = path.stat()
-        except FileNotFoundError:
+        except OSError:
+            # Not there yet, say. What is wrong is told by who reads it.
             continue
         found.append((path.name, state.st_size, state.st_mtime_ns))
     return found
+
+
+def _hosts(port: int) -> list[str]:
+    """What browsers call this machine: they leave out the port that HTTP has by itself."""
+    names = [_HOST, "localhost"]
+    return [f"{name}:{port}" for name in names] + (names if port == HTTP_PORT else [])
 
 
 class _Server(ThreadingHTTPServer):
@@ -128,8 +175,8 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
 
     def do_GET(self) -> None:
-        port = self.server.server_address[1]
-        if self.headers.get("Host") not in (f"{_HOST}:{port}", f"localhost:{port}"):
+        port = int(self.server.server_address[1])
+        if self.headers.get("Host") not in _hosts(port):
             self._answer(HTTPStatus.FORBIDDEN, b"This page is for this machine only.\n")
         elif self.path.partition("?")[0] != "/":
             self._answer(HTTPStatus.NOT_FOUND, b"There is only the page itself: /\n")
@@ -141,7 +188,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer_page(self) -> None:
         try:
             page, tag = self.server.pages.newest()
-        except (DamagedFileError, StorageError, FileNotFoundError, ValueError) as error:
+        except (OSError, ValueError) as error:
             # A run that is being started anew, say: the page in the browser asks again.
             self._answer(HTTPStatus.SERVICE_UNAVAILABLE, f"{error}\n".encode())
             return

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tfc_fast.phases import PhaseSummary, Rise
+from tfc_fast.report.words import first_phase
 
 MISSING = "n/a"
 """Shown for what was not measured."""
@@ -71,9 +72,8 @@ def key_numbers(summary: PhaseSummary, stored: Mapping[str, Any]) -> list[tuple[
     Returns:
         Rows of a name and a value.
     """
-    end = summary.first_phase_end
     rows = [("Steps", _steps(summary, stored))]
-    rows.append(("First phase ends at step", "not ended" if end is None else f"{end:,}"))
+    rows.append(("First phase ends at step", _end(summary)))
     if summary.collapse_site is not None:
         peak = f"{summary.peak_feature_cos_between:.3f} (step {summary.peak_step:,})"
         rows.append(("Largest rise at", summary.collapse_site))
@@ -116,6 +116,12 @@ def _cells(course: Rise) -> list[str]:
         cosine(course.rise, "+"),
         cosine(-course.fall, "+"),
     ]
+
+
+def _end(summary: PhaseSummary) -> str:
+    if summary.first_phase_end is not None:
+        return f"{summary.first_phase_end:,}"
+    return {"unknown": "not known", "none": "no first phase"}.get(first_phase(summary), "not ended")
 
 
 def _steps(summary: PhaseSummary, stored: Mapping[str, Any]) -> str:

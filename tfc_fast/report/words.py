@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import numpy as np
 
 from tfc_fast.phases import PhaseSummary, Verdict
 from tfc_fast.records import Records
+
+FirstPhase = Literal["ended", "open", "none", "unknown"]
 
 _MEANINGS: dict[Verdict, str] = {
     "collapsed": (
@@ -30,6 +33,21 @@ _MEANINGS: dict[Verdict, str] = {
         "stuck. Train for longer, or look at the figures."
     ),
 }
+
+
+def first_phase(summary: PhaseSummary) -> FirstPhase:
+    """Whether the first phase ended or is still open, there was none, or nothing is known of it.
+
+    Example:
+        >>> from tfc_fast.phases import analyze
+        >>> first_phase(analyze([2.3] * 400, None)), first_phase(analyze([math.nan] * 400, None))
+        ('open', 'unknown')
+    """
+    if summary.beginning_unknown or summary.n_nonfinite_losses == summary.n_steps:
+        return "unknown"
+    if summary.always_below_chance:
+        return "none"
+    return "open" if summary.first_phase_end is None else "ended"
 
 
 def meaning(summary: PhaseSummary) -> str:

@@ -6,7 +6,7 @@ const FONT = "12px system-ui, sans-serif";
 class Chart {
   // What it shows comes before it is rendered: title, and heatRun, the run of a heat map or null.
   constructor(app, name, column) {
-    Object.assign(this, { app, name, column, title: "", heatRun: null, step: null });
+    Object.assign(this, { app, name, column, title: "", heatRun: null, step: null, byKey: false });
     this.figure = document.createElement("figure");
     this.figure.className = "chart";
     this.figure.tabIndex = 0;
@@ -24,7 +24,7 @@ class Chart {
     this.figure.addEventListener("pointerenter", () => app.activate(this));
     this.figure.addEventListener("pointerleave", () => this.readout.hide());
     this.figure.addEventListener("focus", () => app.activate(this));
-    this.figure.addEventListener("blur", () => this.readout.hide());
+    this.figure.addEventListener("blur", () => this.release());
   }
 
   color(name) {
@@ -48,8 +48,9 @@ class Chart {
     if (this.heat && this.heat.high >= this.heat.low) this.host.append(heatScale(this.heat));
     this.listen(this.plot.over);
     this.describe();
-    // The read-out stays where it was.
-    if (app.active === this && cursor?.left >= 0) this.plot.setCursor({ left: cursor.left, top: cursor.top });
+    // The read-out stays where it was: at its step, or below the mouse.
+    if (app.active === this && !this.byKey && cursor?.left >= 0)
+      this.plot.setCursor({ left: cursor.left, top: cursor.top });
   }
 
   options({ series, bands }) {
@@ -89,11 +90,17 @@ class Chart {
       },
       hooks: {
         drawClear: [(plot) => shadeFirstPhase(plot, this)],
-        draw: [(plot) => (this.heat && drawHeat(plot, this.heat, state.log), drawMarks(plot, this))],
+        draw: [(plot) => this.drawn(plot)],
         setSelect: [(plot) => this.selected(plot)],
         setCursor: [(plot) => this.moved(plot)],
       },
     };
+  }
+
+  drawn(plot) {
+    if (this.heat) drawHeat(plot, this.heat, this.app.state.log);
+    drawMarks(plot, this);
+    this.follow(plot);
   }
 
   listen(area) {
@@ -136,6 +143,7 @@ class Chart {
       site,
       label: name,
       color: "transparent",
+      isRow: true,
     };
   }
 
@@ -196,6 +204,7 @@ class Chart {
   }
 
   touched(event) {
+    this.byKey = false;
     if (event.pointerType === "mouse") return;
     const box = this.plot.over.getBoundingClientRect();
     this.plot.setCursor({ left: event.clientX - box.left, top: event.clientY - box.top });
@@ -204,21 +213,19 @@ class Chart {
   moved(plot) {
     const { left, top } = plot.cursor;
     if (this.app.active !== this || left === undefined || left < 0) return this.readout.hide();
-    const step = plot.posToVal(left, "x");
-    if (!this.byKey) this.step = step;
-    let values = valuesAt(this.lines, this.byKey ? this.step : step, this.distance(plot, top));
-    if (this.heat) values = values.filter(({ near }) => near);
-    const hidden = this.heat ? 0 : Math.max(this.lines.length - MOST_ROWS, 0);
+    if (!this.byKey) this.step = plot.posToVal(left, "x");
+    let found = valuesAt(this.lines, this.step, this.distance(plot, top));
+    if (this.heat) found = { values: found.values.filter(({ near }) => near), hidden: 0 };
     const area = plot.over.getBoundingClientRect();
     const origin = this.figure.getBoundingClientRect();
     this.readout.show(
-      values,
-      hidden,
+      found,
+      this.step,
       area.left - origin.left + left,
       area.top - origin.top + 6,
       origin.width,
     );
-    if (this.byKey) this.speak(values);
+    if (this.byKey) this.speak(found.values);
   }
 
   // How far a line is from the cursor; the keys move it over steps only.
@@ -228,8 +235,12 @@ class Chart {
   }
 
   speak(values) {
-    const texts = values.map((one) => `${one.line.label} ${valueText(one)}`);
-    this.app.speak(values.length ? `${values[0].span}: ${texts.join(", ")}` : "nothing measured here");
+    if (!values.length) return this.app.speak("nothing measured here");
+    const common = commonSpan(values);
+    const texts = values.map(
+      (one) => `${one.line.label}${common === null ? `, ${one.span},` : ""} ${valueText(one)}`,
+    );
+    this.app.speak(`${common ?? `around step ${whole(this.step)}`}: ${texts.join(", ")}`);
   }
 
   key(event) {
@@ -248,6 +259,8 @@ class Chart {
     };
     if (event.ctrlKey || event.metaKey || event.altKey || !keys[event.key]) return;
     event.preventDefault();
+    // The page may have scrolled another chart below the mouse.
+    app.activate(this);
     keys[event.key]();
   }
 
@@ -262,8 +275,22 @@ class Chart {
     this.step = steps[bin];
     this.app.reveal(this.step);
     this.byKey = true;
-    this.plot.setCursor({ left: this.plot.valToPos(this.step, "x"), top: this.plot.over.clientHeight / 2 });
+    this.follow(this.plot);
+  }
+
+  // Where the keys put the read-out it stays, whatever steps are seen; out of sight it is hidden.
+  follow(plot) {
+    if (!this.byKey || this.app.active !== this) return;
+    const at = plot.valToPos(this.step, "x");
+    const seen = at > -1 && at < plot.over.clientWidth + 1;
+    plot.setCursor({ left: seen ? Math.max(at, 0) : -10, top: plot.over.clientHeight / 2 });
+  }
+
+  // Who comes back goes on from the same step.
+  release() {
     this.byKey = false;
+    this.plot?.setCursor({ left: -10, top: -10 });
+    this.readout.hide();
   }
 
   describe() {
@@ -271,11 +298,9 @@ class Chart {
     const count = this.lines.length;
     const plural = count === 1 ? "" : "s";
     const what = this.heat ? `heat map of ${count} site${plural}` : `${count} line${plural}`;
+    const steps = count ? `, steps ${whole(from)} to ${whole(Math.min(to, this.app.lastStep()))}` : "";
     const log = this.app.state.log ? ", log scale" : "";
-    this.figure.setAttribute(
-      "aria-label",
-      `${this.title}: ${what}, steps ${whole(from)} to ${whole(to)}${log}`,
-    );
+    this.figure.setAttribute("aria-label", `${this.title}: ${what}${steps}${log}`);
   }
 }
 

@@ -1,11 +1,22 @@
 "use strict";
 // What the user can choose: runs, statistics, sites. Built from the data, as text and never as HTML.
 
-function swatch(color, dash) {
-  const mark = document.createElement("span");
-  mark.className = "swatch";
-  mark.style.borderTopColor = color;
-  if (dash?.length) mark.style.borderTopStyle = dash[0] > 2 ? "dashed" : "dotted";
+// A piece of a line as it is in the charts.
+function swatch(color, dash = []) {
+  const [mark, line] = ["svg", "line"].map((name) =>
+    document.createElementNS("http://www.w3.org/2000/svg", name),
+  );
+  mark.setAttribute("class", "swatch");
+  const look = {
+    x2: "100%",
+    y1: 2,
+    y2: 2,
+    stroke: color,
+    "stroke-width": 3,
+    "stroke-dasharray": dash.join(" "),
+  };
+  for (const [name, value] of Object.entries(look)) line.setAttribute(name, value);
+  mark.append(line);
   return mark;
 }
 
@@ -31,10 +42,12 @@ function legend(lines) {
 function marksText(runs, state) {
   const of = (run) => (runs.length > 1 ? `${run.name}: ` : "");
   return runs.map((run) => {
-    const end =
-      run.firstPhaseEnd === null
-        ? "the first phase has not ended"
-        : `first phase to the dashed line at step ${whole(run.firstPhaseEnd)}`;
+    const end = {
+      ended: () => `first phase to the dashed line at step ${whole(run.firstPhaseEnd)}`,
+      open: () => "the first phase has not ended",
+      none: () => "there was no first phase",
+      unknown: () => "when the first phase ended is not known",
+    }[run.firstPhase]();
     const peak = run.peak?.step
       ? `; ${state.map ? "" : "◆ "}peak of the similarity, ${short(run.peak.value)} at ${run.peak.site}, step ${whole(run.peak.step)}`
       : "";

@@ -44,8 +44,9 @@ class Table {
     return Array.from(values, (value) => (Number.isFinite(value) ? value : null));
   }
 
-  // The bin that a step lies in, or that is nearest to it.
-  binAt(step) {
+  // The cell that a step lies in, from the first step of a bin to that of the next; beyond them, the
+  // first or the last.
+  cellAt(step) {
     let [from, to] = [0, this.steps.length - 1];
     while (from < to) {
       const middle = (from + to + 1) >> 1;
@@ -53,6 +54,20 @@ class Table {
       else to = middle - 1;
     }
     return from;
+  }
+
+  // The bin nearest to a step.
+  binAt(step) {
+    const bin = this.cellAt(step);
+    const next = Math.min(bin + 1, this.steps.length - 1);
+    return this.edges[next] - step < step - this.lasts[bin] ? next : bin;
+  }
+
+  // Whether a step is not farther from the bins than their steps lie apart.
+  reaches(step) {
+    if (!this.steps.length) return false;
+    const end = this.edges[this.steps.length];
+    return step >= this.edges[0] - (end - this.lasts.at(-1)) && step <= end;
   }
 
   // "step 12", or "steps 12 to 19".

@@ -36,7 +36,7 @@ function plottedHeat(heat) {
 
 function drawHeat(plot, heat, log) {
   const { edges, steps } = heat.table;
-  const [from, to] = [heat.table.binAt(plot.scales.x.min), heat.table.binAt(plot.scales.x.max)];
+  const [from, to] = [heat.table.cellAt(plot.scales.x.min), heat.table.cellAt(plot.scales.x.max)];
   const tops = heat.rows.map((_, row) => Math.round(plot.valToPos(row, "y", true)));
   tops.push(Math.round(plot.valToPos(heat.rows.length, "y", true)));
   within(plot, (ctx, _, x) => {

@@ -5,7 +5,13 @@ const RUN_COLORS = {
   light: ["#0b62a4", "#c4500a", "#1b7f4d", "#8c3fa8", "#a8142d", "#5c6670", "#7a6000", "#006d75"],
   dark: ["#6cb6ff", "#ffa657", "#7ee0a8", "#d2a8ff", "#ff9aa2", "#b8c1cb", "#e3c14c", "#5fd7e0"],
 };
-const DASHES = [[], [8, 4], [2, 3], [10, 3, 2, 3]];
+const DASHES = [[], [8, 4], [2, 3], [18, 5]];
+
+// A pattern for each number: after the first ones a dash with one dot, with two, and so on.
+function dashOf(number) {
+  const dots = number - DASHES.length + 1;
+  return DASHES[number] ?? [10, 3, ...Array(dots).fill([2, 3]).flat()];
+}
 
 function runColor(state, run) {
   const colors = RUN_COLORS[state.theme];
@@ -17,13 +23,17 @@ function siteColor(state, run, site) {
 }
 
 // What a chart of a column shows with the choices of the user. Colours tell sites apart, or runs
-// where there is only one site to see.
+// where there is only one site to see of each.
 function linesOf(data, state, column) {
   const runs = data.runs.filter((run) => state.runs.has(run.index) && run.tableOf(column).has(column));
   const several = state.runs.size > 1;
+  const alone =
+    several && runs.every((run) => run.records.sites.filter((site) => state.sites.has(site)).length < 2);
   const lines = [];
   for (const run of runs) {
     const table = run.tableOf(column);
+    // Where the colour of a run was used before.
+    const again = dashOf(Math.floor(run.index / RUN_COLORS.light.length));
     const line = (site, label, color, more) => ({
       run,
       table,
@@ -37,26 +47,26 @@ function linesOf(data, state, column) {
     });
     if (column === "loss") {
       const color = runColor(state, run);
-      lines.push(line(0, several ? run.name : "loss of the step", color + "99", { width: 1 }));
+      lines.push(line(0, several ? run.name : "loss of the step", color + "99", { width: 1, dash: again }));
       lines.push(
         line(0, several ? `${run.name}, average` : "average", color, {
           column: "average",
           width: 2,
           plain: true,
+          dash: again,
         }),
       );
       continue;
     }
     table.sites.forEach((name, site) => {
       if (!state.sites.has(name)) return;
-      const alone = several && state.sites.size === 1;
       lines.push(
         line(
           site,
           several ? `${run.name}: ${name}` : name,
           alone ? runColor(state, run) : siteColor(state, run, site),
           {
-            dash: several && !alone ? DASHES[run.index % DASHES.length] : [],
+            dash: alone ? again : dashOf(several ? run.index : 0),
           },
         ),
       );
@@ -122,7 +132,7 @@ function within(plot, draw) {
 // The first phase as a shade behind the lines; of several runs the shades would lie on each other.
 function shadeFirstPhase(plot, chart) {
   const runs = chart.app.shownRuns();
-  if (runs.length !== 1 || runs[0].firstStep === null) return;
+  if (runs.length !== 1 || !["ended", "open"].includes(runs[0].firstPhase)) return;
   const [{ firstStep, firstPhaseEnd }] = runs;
   within(plot, (ctx, bbox, x) => {
     const [from, to] = [x(firstStep), firstPhaseEnd === null ? bbox.left + bbox.width : x(firstPhaseEnd)];
@@ -151,10 +161,13 @@ function drawMarks(plot, chart) {
         marks.push(`peak ${peak.step}`);
       }
     }
-    const level = runs[0]?.chanceLoss ?? null;
+    // Runs of different tasks have no such level in common.
+    const levels = new Set(runs.map((run) => run.chanceLoss));
+    const [level] = levels.size === 1 ? levels : [null];
     if (chart.column === "loss" && level !== null) {
       const top = plot.valToPos(level, "y", true);
       dashes(ctx, chart.color("--muted"), 1, [2, 3], [bbox.left, top, bbox.left + bbox.width, top]);
+      marks.push(`chance ${short(level)}`);
     }
   });
   chart.figure.dataset.marks = marks.join(", ");

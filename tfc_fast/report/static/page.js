@@ -25,9 +25,17 @@ class App {
     };
     this.take(data);
     this.state.runs = new Set(data.runs.map((run) => run.index));
-    // Of several runs one site is enough to begin with, so that colours tell the runs apart.
-    const common = data.runs.find((run) => run.peak)?.peak.site;
-    this.state.sites = new Set(data.runs.length > 1 && common ? [common] : this.sites);
+    this.state.sites = new Set(this.firstSites());
+  }
+
+  // Of several runs one site of each is enough to begin with, so that colours tell the runs apart: the
+  // peak site of a run where all have it, else that of each, or its last site without a peak.
+  firstSites() {
+    const runs = this.data.runs.filter((run) => run.records.sites.length);
+    if (runs.length < 2 || !runs.some((run) => run.peak)) return this.sites;
+    const peaks = runs.flatMap((run) => (run.peak ? [run.peak.site] : []));
+    const common = peaks.find((site) => runs.every((run) => run.records.sites.includes(site)));
+    return common ? [common] : runs.map((run) => run.peak?.site ?? run.records.sites.at(-1));
   }
 
   // What is shown until the user chooses; a run that has just begun lacks some of it.
@@ -46,6 +54,8 @@ class App {
     for (const site of sites) if (all && !before.has(site)) this.state.sites.add(site);
     this.data = data;
     this.sites = sites;
+    // A run that was resumed from an earlier step is shorter than before.
+    if (this.filled().length) this.state.zoom = this.inside(this.state.zoom);
     if (!this.columnsChosen) this.state.columns = new Set(this.firstColumns());
     this.groups = Object.entries(data.statistics)
       .map(([title, columns]) => [
@@ -98,13 +108,22 @@ class App {
     return this.data.runs.filter((run) => this.state.runs.has(run.index));
   }
 
-  // All steps of the runs that are shown.
-  full() {
+  // The tables of the runs that are shown, as far as there is something in them.
+  filled() {
     const tables = this.shownRuns().flatMap((run) => [run.log, run.records]);
-    const filled = tables.filter((table) => table.steps.length);
+    return tables.filter((table) => table.steps.length);
+  }
+
+  lastStep() {
+    return Math.max(...this.filled().map((table) => table.lasts.at(-1)));
+  }
+
+  // All steps of the runs that are shown. The last cell of a heat map begins at the last step.
+  full() {
+    const filled = this.filled();
     if (!filled.length) return [0, 1];
     const first = Math.min(...filled.map((table) => table.edges[0]));
-    const last = Math.max(...filled.map((table) => table.lasts[table.lasts.length - 1]));
+    const last = this.state.map ? Math.max(...filled.map((table) => table.edges.at(-1))) : this.lastStep();
     return first === last ? [first - 0.5, last + 0.5] : [first, last];
   }
 
@@ -113,13 +132,18 @@ class App {
   }
 
   setZoom(range) {
+    this.state.zoom = this.inside(range);
+    this.charts.forEach((chart) => chart.zoomed());
+  }
+
+  // A range of steps moved to where there are some; null for all of them.
+  inside(range) {
     const [first, last] = this.full();
     let [from, to] = range ?? [first, last];
     const width = Math.max(to - from, Math.min(2, last - first));
     from = Math.min(Math.max((from + to - width) / 2, first), last - width);
     to = from + width;
-    this.state.zoom = from <= first && to >= last ? null : [Math.max(from, first), Math.min(to, last)];
-    this.charts.forEach((chart) => chart.zoomed());
+    return from <= first && to >= last ? null : [Math.max(from, first), Math.min(to, last)];
   }
 
   zoomBy(factor, at) {
@@ -146,7 +170,8 @@ class App {
   }
 
   speak(text) {
-    element("spoken").textContent = text;
+    // What is said already is not to be said again.
+    if (element("spoken").textContent !== text) element("spoken").textContent = text;
   }
 
   applyTheme() {
@@ -166,6 +191,7 @@ class App {
     for (const name of ["log", "range", "map"]) {
       element(name).addEventListener("change", (event) => {
         this.state[name] = event.target.checked;
+        this.state.zoom = this.inside(this.state.zoom);
         this.changed();
       });
     }
@@ -182,6 +208,20 @@ class App {
     this.applyTheme();
     document.documentElement.dataset.ready = "true";
   }
+}
+
+// Put the new content of an element in place, part by part: what the user opened stays open, what is the
+// same stays as it is, and so does the focus.
+function takeOver(now, then) {
+  const all = (name, within) => [...within.querySelectorAll(name)];
+  const open = all("details", then).map((details) => details.open);
+  all("details", now).forEach((details, at) => (details.open = open[at] ?? details.open));
+  const focus = all("summary", then).indexOf(document.activeElement);
+  const parts = [...now.children];
+  if (parts.length !== then.children.length) then.replaceChildren(...parts);
+  else
+    parts.forEach((part, at) => part.isEqualNode(then.children[at]) || then.children[at].replaceWith(part));
+  if (focus >= 0) all("summary", then)[focus]?.focus({ preventScroll: true });
 }
 
 // The page of a run that goes on: fetched again, and whatever is new in it taken over.
@@ -202,10 +242,8 @@ class Refresh {
     if (!answer.ok) throw new Error(text);
     this.tag = answer.headers.get("ETag");
     const page = new DOMParser().parseFromString(text, "text/html");
-    for (const id of ["verdicts", "meaning", "sites"]) {
-      const [now, then] = [page.getElementById(id), element(id)];
-      if (!now.isEqualNode(then)) then.replaceWith(document.adoptNode(now));
-    }
+    for (const id of ["verdicts", "meaning", "sites", "settings", "versions"])
+      takeOver(page.getElementById(id), element(id));
     document.title = page.title;
     this.app.take(readData(page.getElementById("data").textContent));
     element("explore").hidden = !this.app.groups.length;

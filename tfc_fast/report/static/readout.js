@@ -3,13 +3,14 @@
 
 const MOST_ROWS = 12;
 
-// Lines at a step with their values, the highest first; of many, those nearest to the cursor.
+// Lines at a step with their values, the highest first; of many, those nearest to the cursor, and how
+// many were left out.
 function valuesAt(lines, step, distance) {
   const found = [];
   for (const line of lines) {
     const { table } = line;
-    if (!table.steps.length || step < table.edges[0] - 1 || step > table.edges[table.steps.length]) continue;
-    const bin = table.binAt(step);
+    if (!table.reaches(step)) continue;
+    const bin = line.isRow ? table.cellAt(step) : table.binAt(step);
     const { mean, low, high } = table.band(line.column, line.site);
     if (mean[bin] === null) continue;
     const ranged = low[bin] !== high[bin] && !line.plain;
@@ -18,7 +19,13 @@ function valuesAt(lines, step, distance) {
   for (const one of found) one.distance = distance ? distance(one) : 0;
   found.sort((a, b) => a.distance - b.distance);
   if (distance && found.length) found[0].near = true;
-  return found.slice(0, MOST_ROWS).sort((a, b) => b.value - a.value);
+  const values = found.slice(0, MOST_ROWS).sort((a, b) => b.value - a.value);
+  return { values, hidden: found.length - values.length };
+}
+
+// The steps that all values are of; null where runs were recorded at different ones.
+function commonSpan(values) {
+  return values.every(({ span }) => span === values[0].span) ? values[0].span : null;
 }
 
 function valueText({ value, low, high, ranged }) {
@@ -39,17 +46,23 @@ class Readout {
   }
 
   // Texts go in as text: names of sites are the user's.
-  show(values, hidden, left, top, width) {
+  show({ values, hidden }, step, left, top, width) {
     this.box.replaceChildren();
     if (!values.length) return this.hide();
+    const common = commonSpan(values);
     const head = document.createElement("strong");
-    head.textContent = values[0].span;
+    head.textContent = common ?? `around step ${whole(step)}`;
     const table = document.createElement("table");
     for (const one of values) {
       const row = table.insertRow();
       if (one.near) row.className = "near";
       const name = document.createElement("th");
       name.append(swatch(one.line.color, one.line.dash), ` ${one.line.label}`);
+      if (common === null) {
+        const span = document.createElement("small");
+        span.textContent = one.span;
+        name.append(span);
+      }
       row.append(name);
       row.insertCell().textContent = valueText(one);
     }
