@@ -234,7 +234,8 @@ def test_evaluations_leave_the_same_out(rng: np.random.Generator, without_gradie
         "gate_agreement_all",
         "dead_frac",
     ):
-        assert evaluated[column] == trained[column], column
+        # of one row left, no mean is known
+        np.testing.assert_array_equal(evaluated[column], trained[column], err_msg=column)
 
 
 # ---- what is wrong -----------------------------------------------------------------------------

@@ -70,15 +70,16 @@ class TestNoStep:
 class TestNotDetached:
     def test_records_are_flushed_when_the_probe_is_gone(self) -> None:
         sink = MemorySink()
+        net = model()
 
         def use() -> None:
-            net = model()
             train(net, Probe(net, sinks=[sink]).attach(), 3)
             gc.collect()
 
         with pytest.warns(ResourceWarning, match="attached to the end"):
             use()
         assert sink.history()["step"].tolist() == [1, 1, 2, 2, 3, 3]
+        assert type(net[1]) is nn.ReLU  # given back
 
     def test_records_are_flushed_at_the_end_of_the_process(self, tmp_path: Path) -> None:
         script = (

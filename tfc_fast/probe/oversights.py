@@ -46,22 +46,22 @@ class NoStepWarning:
         )
 
 
-def flush_when_forgotten(probe: object, flushes: Sequence[Callable[[], None]]) -> Any:
-    """Flush a probe that is gone, or there at the end of the process, and was not detached.
+def close_when_forgotten(probe: object, calls: Sequence[Callable[[], None]]) -> Any:
+    """Detach and flush a probe that is gone, or there at the end of the process, and was not.
 
     Args:
         probe: What is waited for.
-        flushes: Methods of objects that do not hold the probe.
+        calls: What does it, without holding the probe.
 
     Returns:
         A `weakref.finalize`, to be detached when the probe is.
     """
-    return weakref.finalize(probe, _flush_all, tuple(flushes))
+    return weakref.finalize(probe, _close, tuple(calls))
 
 
-def _flush_all(flushes: Sequence[Callable[[], None]]) -> None:
-    for flush in flushes:
-        flush()
+def _close(calls: Sequence[Callable[[], None]]) -> None:
+    for call in calls:
+        call()
     warnings.warn(
         "a probe was attached to the end; its records were flushed then. Use `with probe:`, or "
         "call probe.detach() and probe.close()",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from time import perf_counter
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,7 @@ from tfc_fast.probe.description import Description, describe
 from tfc_fast.probe.evaluation import Evaluation, Split, is_evaluation
 from tfc_fast.probe.outlet import Outlet, for_each
 from tfc_fast.probe.overhead import Overhead, measured_overhead
-from tfc_fast.probe.oversights import NoStepWarning, flush_when_forgotten
+from tfc_fast.probe.oversights import NoStepWarning, close_when_forgotten
 from tfc_fast.probe.processes import Processes
 from tfc_fast.probe.reductions import Reductions, SiteReductions
 from tfc_fast.probe.sites import Sites, SiteSelection
@@ -278,7 +279,14 @@ class Probe:
             raise
         attach_taps(self._taps)
         self._channel.open()
-        self._forgotten = flush_when_forgotten(self, [self._outlet.flush, self._evaluation.flush])
+        self._forgotten = close_when_forgotten(
+            self,
+            [
+                partial(_give_back, self._modules, self._taps, self._channel),
+                self._outlet.flush,
+                self._evaluation.flush,
+            ],
+        )
         self._attached = True
         return self
 
@@ -287,10 +295,7 @@ class Probe:
         if not self._attached:
             return
         self._forgotten.detach()
-        for _, module in self._modules:
-            stop_watching(module)
-        detach_taps(self._taps)
-        self._channel.close()
+        _give_back(self._modules, self._taps, self._channel)
         self._recorder.discard_step()
         self._evaluation.discard()
         self._attached = False
@@ -604,3 +609,10 @@ class Probe:
         return RuntimeError(
             f"Probe.{method}: the probe is not attached; use `with probe:` or probe.attach()"
         )
+
+
+def _give_back(modules: list[tuple[str, nn.Module]], taps: Taps, channel: Channel) -> None:
+    for _, module in modules:
+        stop_watching(module)
+    detach_taps(taps)
+    channel.close()
