@@ -135,7 +135,7 @@ def test_a_run_that_goes_on(
     drag(page, LOSS, 0.2, 0.6)
     zoom = seen_steps(page)
     chart(page, FEATURES).focus()
-    sink = ParquetSink(run.metrics_folder)
+    sink = ParquetSink(run.metrics_folder, append=True)
     sink.write(select(records, records["step"] > 150))
     sink.close()
     rest = {name: np.ones(STEPS) for name in ("accuracy", "lr", "step_seconds")}

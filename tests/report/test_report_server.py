@@ -65,7 +65,7 @@ def test_unchanged_runs_are_not_sent_again(
     tag = ask(server)[1]["ETag"]
     status, headers, body = ask(server, If_None_Match=tag)
     assert (status, headers["ETag"], body) == (304, tag, "")
-    with_more = ParquetSink(run.metrics_folder)
+    with_more = ParquetSink(run.metrics_folder, append=True)
     with_more.write(select(records, records["step"] > 200))
     with_more.close()
     status, headers, body = ask(server, If_None_Match=tag)
