@@ -32,7 +32,7 @@ _REMEDIES = {
     errno.ENOTDIR: _IN_THE_WAY,
     errno.EEXIST: _IN_THE_WAY,
     errno.EISDIR: "a folder stands where a file is wanted: move it or choose another name",
-    errno.ENOENT: "make its folder again; it was there before or has to be made first",
+    errno.ENOENT: "its folder is missing: make it, or choose another",
 }
 
 
@@ -112,6 +112,13 @@ def make_writable_folder(path: str | os.PathLike[str]) -> None:
         trial.touch(exist_ok=False)
         trial.unlink()
     except OSError as error:
+        if error.errno == errno.ENOENT:
+            # Its parents were made or were there: it is no place for folders, such as /proc.
+            raise StorageError(
+                f"cannot write in folder {path}: the system makes no files or folders there "
+                f"({error.strerror}); choose another folder",
+                error,
+            ) from error
         raise storage_error("write in folder", path, error) from error
 
 
