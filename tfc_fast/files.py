@@ -15,6 +15,7 @@ __all__ = [
     "DamagedFileError",
     "StorageError",
     "atomic_write",
+    "full_path",
     "make_writable_folder",
     "storage_error",
 ]
@@ -94,6 +95,18 @@ def atomic_write(path: str | os.PathLike[str], writer: Callable[[BinaryIO], Any]
         if failure is not None and isinstance(error, Exception):
             raise storage_error("write", path, failure) from error
         raise
+
+
+def full_path(path: str | os.PathLike[str]) -> Path:
+    """A path from the root of the file system, without `..` and links, whether it exists or not.
+
+    It leads to the same place after a change of the working folder.
+
+    Example:
+        >>> full_path("/proc/../nowhere/./a.txt")
+        PosixPath('/nowhere/a.txt')
+    """
+    return Path(os.path.realpath(path))
 
 
 def make_writable_folder(path: str | os.PathLike[str]) -> None:

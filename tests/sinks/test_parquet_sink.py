@@ -191,7 +191,8 @@ def test_relative_folder_survives_a_change_of_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    sink = ParquetSink("metrics")
+    sink = ParquetSink("elsewhere/../metrics")
+    assert sink.folder == tmp_path / "metrics"
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     sink.write(make_records([0]))

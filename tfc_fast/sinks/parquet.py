@@ -20,6 +20,7 @@ from tfc_fast.files import (
     DamagedFileError,
     StorageError,
     atomic_write,
+    full_path,
     make_writable_folder,
     storage_error,
 )
@@ -76,8 +77,7 @@ class ParquetSink:
         if not isinstance(append, bool):
             raise TypeError(f"append: {append!r} given, True or False is wanted")
         _import_pyarrow()
-        # Absolute, so that a later change of the working folder does not lead elsewhere.
-        self._folder = Path(folder).absolute()
+        self._folder = full_path(folder)
         make_writable_folder(self._folder)
         parts = _parts(self._folder)
         if parts and not append:
