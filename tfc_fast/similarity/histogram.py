@@ -101,7 +101,8 @@ def cosine_histogram(
 
     Args:
         x: Rows, `[n, ...]`, flattened to `[n, d]`; float16, bfloat16, float32 or float64; any
-            strides (no copy where each row is contiguous); a tensor or a numpy array.
+            strides (no copy where each row is contiguous); a tensor or a numpy array. A 1-D input
+            is n rows of one number each; a single vector is `x[None]`.
         labels: Class of each row, integer, `[n]`. Without labels `within` and `between` are 0.
         num_classes: Number of classes; default: the largest label + 1.
         bins: Bins of equal width from -1 to 1; 1 ... 65536.
