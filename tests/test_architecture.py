@@ -18,6 +18,7 @@ ROOT = Path(__file__).parent.parent
 # What each part of the package may import from the rest of it. A part is a file or folder directly
 # below tfc_fast; the names on the right are parts, too.
 MAY_IMPORT: dict[str, set[str]] = {
+    "_startup": set(),
     "_extension": set(),
     "_version": {"_extension"},
     "_inputs": {"_extension"},
@@ -60,10 +61,10 @@ MAY_IMPORT: dict[str, set[str]] = {
             "report",
         ),
         *("reproduce", "trials"),
-        *("run_directory", "sinks", "trainer", "environment", "_extension", "_version"),
+        *("run_directory", "sinks", "trainer", "environment", "_extension", "_startup", "_version"),
     },
     "__main__": {"cli"},
-    "__init__": {"_version", "gating", "phases", "probe", "similarity"},
+    "__init__": {"_startup", "_version", "gating", "phases", "probe", "similarity"},
 }
 
 

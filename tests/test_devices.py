@@ -88,6 +88,7 @@ def test_what_keeps_a_state_refuses_meta() -> None:
         ("features: is on meta", lambda: units.update(nothing)),
         ("features: is on meta", lambda: of_features.update(nothing)),
         ("features: is on meta", lambda: similarity.FeatureDrift().update(nothing)),
+        ("x: is on meta", lambda: similarity.cosine_histogram(nothing)),
     ]
     for message, call in refused:
         with pytest.raises(ValueError, match=f"^{message}"):

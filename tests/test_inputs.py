@@ -272,9 +272,14 @@ BAD_LABELS: dict[str, tuple[Any, int | None, type[Exception], str]] = {
     "scalar": (torch.tensor(1), None, ValueError, r"labels: .*\[4\].*\[\]"),
     "too few": (Y[:3], None, ValueError, r"labels: .*\[4\].*\[3\]"),
     "too many": (Y.repeat(2), 2, ValueError, r"labels: .*\[4\].*\[8\]"),
-    "negative": (torch.tensor([0, 1, -1, 1]), None, ValueError, "labels: row 2 has label -1"),
-    "negative, given": (torch.tensor([0, 1, -1, 1]), 2, ValueError, "labels: row 2 has label -1"),
-    "all negative": (-1 - Y, None, ValueError, "labels: row 0 has label -1"),
+    "negative": (
+        torch.tensor([0, 1, -1, 1]),
+        None,
+        ValueError,
+        "labels: row 2 has label -1; labels",
+    ),
+    "negative, given": (torch.tensor([0, 1, -1, 1]), 2, ValueError, "labels: row 2 has label -1, "),
+    "all negative": (-1 - Y, None, ValueError, "labels: row 0 has label -1; .* from 0, none may"),
     "least": (torch.tensor([0, 0, 0, -(2**63)]), 2, ValueError, "labels: row 3"),
     "too large": (Y, 1, ValueError, r"labels: row 1 has label 1, .*num_classes=1"),
     "absurdly large": (Y * 2**62, None, ValueError, "labels: .*4611686018427387904"),
@@ -295,6 +300,12 @@ def test_refuses_wrong_labels(function: Callable[..., Any], name: str, case: str
     labels, num_classes, error, message = BAD_LABELS[case]
     with pytest.raises(error, match=f"^{message}"):
         function(X, labels, num_classes=num_classes)
+
+
+@each_function
+def test_labels_on_meta_need_num_classes(function: Callable[..., Any], name: str) -> None:
+    with pytest.raises(ValueError, match=r"^labels: on meta, .*; pass num_classes|^x: is on meta"):
+        function(X.to("meta"), Y.to("meta"))
 
 
 def test_group_labels_sorts_rows_by_class(rng: np.random.Generator) -> None:

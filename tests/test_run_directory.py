@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -13,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tfc_fast.files import DamagedFileError, StorageError, atomic_write
+from tfc_fast.files import DamagedFileError, StorageError, atomic_write, make_writable_folder
 from tfc_fast.records import empty
 from tfc_fast.run_directory import TRAIN_COLUMNS, RunDirectory
 from tfc_fast.sinks import ParquetSink
@@ -283,6 +284,15 @@ for write in (
     subprocess.run([sys.executable, "-c", body], check=True, timeout=60)
 
 
+@pytest.mark.parametrize("folder", ["/proc", "/proc/no/folder"])
+def test_where_the_system_makes_no_folders(folder: str) -> None:
+    with pytest.raises(StorageError) as caught:
+        make_writable_folder(folder)
+    assert str(caught.value).startswith(f"cannot write in folder {folder}: the system makes no ")
+    assert str(caught.value).endswith("; choose another folder")
+    assert caught.value.errno == errno.ENOENT
+
+
 def test_atomic_write_in_a_missing_folder(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match=r"nowhere/a\.bin: .*make its folder again"):
+    with pytest.raises(StorageError, match=r"nowhere/a\.bin: .*; its folder is missing: make it"):
         atomic_write(tmp_path / "nowhere" / "a.bin", lambda file: file.write(b"new"))

@@ -7,7 +7,7 @@ collapsed. Importing the package imports torch and numpy only.
 
 from __future__ import annotations
 
-from tfc_fast import gating, phases, similarity
+from tfc_fast import _startup, gating, phases, similarity  # noqa: F401  (the first: see there)
 from tfc_fast._version import __version__
 from tfc_fast.probe import Probe, tap
 

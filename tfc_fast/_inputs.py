@@ -199,7 +199,18 @@ def group_labels(
         raise ValueError(f"{name}: on {y.device}, but the rows are on {x.device}; move one of them")
     y = y.to(torch.int64)
     if num_classes is None:
-        num_classes = max(int(y.max()) + 1, 1) if rows else 1
+        if y.device.type == "meta":
+            raise ValueError(
+                f"{name}: on meta, where the largest is not known; pass num_classes, too"
+            )
+        low, high = torch.stack(y.aminmax()).tolist() if rows else (0, 0)
+        if low < 0:
+            row = int((y < 0).nonzero()[0])
+            raise ValueError(
+                f"{name}: row {row} has label {int(y[row])}; labels are numbered from 0, none may "
+                "be negative"
+            )
+        num_classes = high + 1
         source = f"{name}: the largest is {num_classes - 1}, which makes {num_classes} classes"
     else:
         num_classes = as_count(num_classes, "num_classes")

@@ -15,6 +15,7 @@ __all__ = [
     "DamagedFileError",
     "StorageError",
     "atomic_write",
+    "full_path",
     "make_writable_folder",
     "storage_error",
 ]
@@ -32,7 +33,7 @@ _REMEDIES = {
     errno.ENOTDIR: _IN_THE_WAY,
     errno.EEXIST: _IN_THE_WAY,
     errno.EISDIR: "a folder stands where a file is wanted: move it or choose another name",
-    errno.ENOENT: "make its folder again; it was there before or has to be made first",
+    errno.ENOENT: "its folder is missing: make it, or choose another",
 }
 
 
@@ -96,6 +97,18 @@ def atomic_write(path: str | os.PathLike[str], writer: Callable[[BinaryIO], Any]
         raise
 
 
+def full_path(path: str | os.PathLike[str]) -> Path:
+    """A path from the root of the file system, without `..` and links, whether it exists or not.
+
+    It leads to the same place after a change of the working folder.
+
+    Example:
+        >>> full_path("/proc/../nowhere/./a.txt")
+        PosixPath('/nowhere/a.txt')
+    """
+    return Path(os.path.realpath(path))
+
+
 def make_writable_folder(path: str | os.PathLike[str]) -> None:
     """Make a folder, with its parents, and make sure that files can be made in it.
 
@@ -112,6 +125,13 @@ def make_writable_folder(path: str | os.PathLike[str]) -> None:
         trial.touch(exist_ok=False)
         trial.unlink()
     except OSError as error:
+        if error.errno == errno.ENOENT:
+            # Its parents were made or were there: it is no place for folders, such as /proc.
+            raise StorageError(
+                f"cannot write in folder {path}: the system makes no files or folders there "
+                f"({error.strerror}); choose another folder",
+                error,
+            ) from error
         raise storage_error("write in folder", path, error) from error
 
 

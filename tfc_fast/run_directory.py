@@ -12,7 +12,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tfc_fast.files import DamagedFileError, atomic_write, make_writable_folder, storage_error
+from tfc_fast.files import (
+    DamagedFileError,
+    atomic_write,
+    full_path,
+    make_writable_folder,
+    storage_error,
+)
 from tfc_fast.records import Records, empty
 from tfc_fast.sinks.parquet import read_columns, read_parquet, write_columns
 
@@ -30,7 +36,7 @@ class RunDirectory:
     """The folder of one run; making the object touches no file.
 
     Args:
-        path: The folder. It becomes absolute, so a later change of the working folder does no harm.
+        path: The folder; see `tfc_fast.files.full_path` for what becomes of it.
 
     Example:
         >>> import tempfile
@@ -42,7 +48,7 @@ class RunDirectory:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._path = Path(path).absolute()
+        self._path = full_path(path)
 
     def __repr__(self) -> str:
         return f"RunDirectory({str(self._path)!r})"

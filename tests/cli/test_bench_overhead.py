@@ -104,6 +104,7 @@ def test_weights_that_differ_fail_the_check(tfc: Tfc, monkeypatch: pytest.Monkey
         ("--depth=0", "--depth: 0 given, at least 1"),
         ("--model=vgg", "--model: 'vgg' given, known are vgg11, vgg11_bn, resnet18, transformer"),
         ("--batch=0", "--batch: 0 given, at least 1"),
+        ("--reduction=pool", "--reduction: 'pool' given, but the rows of an MLP are its samples"),
         ("--seconds=-1", "--seconds: -1.0 given, more than 0"),
         ("--json=/proc/no/file.json", "/proc/no"),
     ],
@@ -111,10 +112,43 @@ def test_weights_that_differ_fail_the_check(tfc: Tfc, monkeypatch: pytest.Monkey
 def test_bad_arguments_are_told_before_anything_is_measured(
     tfc: Tfc, flags: str, message: str
 ) -> None:
-    status, _, errors = tfc("bench", "overhead", flags)
-    assert status == 2
+    status, output, errors = tfc("bench", "overhead", flags)
+    assert (status, output) == (2, "")
     assert errors.startswith("tfc-fast: error: ")
     assert message in errors
+
+
+@pytest.mark.parametrize(("jitter", "noisy"), [(0.0, False), (0.07, False), (0.08, True)])
+def test_a_row_that_means_nothing_is_named(
+    tfc: Tfc, monkeypatch: pytest.MonkeyPatch, jitter: float, noisy: bool
+) -> None:
+    quiet = {"steps": 20, "median_ms": 1.0, "ratio": 1.5, "ratio_q1": 1.5, "ratio_q3": 1.5}
+    shaken = {**quiet, "ratio_q1": 1.5 - jitter, "ratio_q3": 1.5 + jitter}
+
+    def measured(*_: object, **__: object) -> dict[str, object]:
+        shapes = [
+            {"batch": 8, "width": width, "weights_equal": True, "plain": quiet, "probed": entry}
+            for width, entry in ((16, quiet), (32, shaken))
+        ]
+        return {
+            "shapes": shapes,
+            "device_name": "any",
+            "threads": 1,
+            "versions": {"torch": "any"},
+        }
+
+    monkeypatch.setattr("tfc_fast.cli.bench.measure_overhead", measured)
+    status, output, _ = tfc("bench", "overhead", "--providers=plain,probed")
+    assert status == 0
+    line = "noisy: 8x32 (quartiles of a ratio more than 0.1 of it apart); run it on a machine"
+    assert (line in output) is noisy
+    assert ("noisy" in output) is noisy
+
+
+def test_help_names_defaults_that_can_be_given(tfc: Tfc) -> None:
+    output = " ".join(tfc("bench", "overhead", "--help")[1].split())
+    assert "(default: flatten, tokens for transformer)" in output
+    assert "16 steps are measured at least" in output
 
 
 def test_naive_hooks_measure_what_the_probe_measures() -> None:

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+import dataclasses
 import io
 import subprocess
 import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from tfc_fast import __version__
+from tfc_fast import __version__, _startup
+from tfc_fast.cli import advise, reproduce
 from tfc_fast.cli import main as program
 from tfc_fast.cli.command import Command
 from tfc_fast.cli.main import COMMANDS, main
@@ -84,6 +87,87 @@ def test_ctrl_c_outside_of_training_is_told_without_a_traceback(
     command = _command(_raising(KeyboardInterrupt()))
     monkeypatch.setattr(sys.modules[main.__module__], "COMMANDS", (command,))
     assert tfc("try") == (130, "", "tfc-fast: interrupted\n")
+
+
+@pytest.mark.parametrize(
+    ("call", "goes_on"),
+    [
+        (("reproduce", "depth"), True),
+        (("advise", "run", "--try"), True),
+        (("advise", "run"), False),
+    ],
+)
+def test_ctrl_c_tells_that_the_same_call_goes_on(
+    tfc: Tfc, monkeypatch: pytest.MonkeyPatch, call: tuple[str, ...], goes_on: bool
+) -> None:
+    commands = []
+    for module in (advise, reproduce):
+        command = dataclasses.replace(module.COMMAND, run=_raising(KeyboardInterrupt()))
+        monkeypatch.setattr(module, "COMMAND", command)
+        commands.append(command)
+    monkeypatch.setattr(sys.modules[main.__module__], "COMMANDS", tuple(commands))
+    status, _, errors = tfc(*call)
+    assert status == 130
+    assert errors.startswith("tfc-fast: interrupted")
+    assert ("the same call, made again, goes on" in errors) is goes_on
+
+
+# Ends as Ctrl-C does, at the first import of torch.
+_INTERRUPTED_IMPORT = """
+import os, runpy, signal, sys
+
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            signal.raise_signal(signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupt())
+"""
+
+
+@pytest.mark.parametrize("script", ["tfc-fast", "another"])
+def test_ctrl_c_within_the_imports_ends_the_program_without_a_word(
+    tmp_path: Path, script: str
+) -> None:
+    path = tmp_path / script
+    path.write_text(_INTERRUPTED_IMPORT + "from tfc_fast.cli import main; sys.exit(main())")
+    done = subprocess.run([sys.executable, path, "info"], capture_output=True, text=True)
+    if script == "tfc-fast":
+        assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+    else:
+        assert "KeyboardInterrupt" in done.stderr, "signals of other programs are their own"
+
+
+def test_ctrl_c_after_the_imports_is_what_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "tfc-fast"
+    path.write_text(
+        "import signal, sys\n"
+        "from tfc_fast.cli import main\n"
+        "before = signal.getsignal(signal.SIGINT)\n"
+        "main(['info'])\n"
+        "print(before.__name__, signal.getsignal(signal.SIGINT).__name__, file=sys.stderr)\n"
+    )
+    done = subprocess.run([sys.executable, path], capture_output=True, text=True)
+    assert done.stderr == "_leave default_int_handler\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "command_line", "wanted"),
+    [
+        (["/bin/tfc-fast", "info"], ["python", "/bin/tfc-fast", "info"], True),
+        (["-m", "info"], ["python", "-u", "-m", "tfc_fast", "info"], True),
+        (["-m", "info"], ["python", "-m", "tfc_fast.cli", "info"], True),
+        (["-m", "tfc_fast"], ["python", "-m", "pytest", "tfc_fast"], False),
+        (["/bin/tfc-fast", "info"], ["python", "-c", "from multiprocessing"], False),
+        (["/bin/pytest", "tfc-fast"], ["python", "/bin/pytest", "tfc-fast"], False),
+        ([""], ["python"], False),
+        ([], [], False),
+    ],
+)
+def test_which_process_is_the_program(
+    arguments: list[str], command_line: list[str], wanted: bool
+) -> None:
+    assert _startup._is_program(arguments, command_line) is wanted
 
 
 def test_a_warning_is_one_line(tfc: Tfc, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,6 +68,21 @@ def test_the_folder_has_a_name_of_its_own_unless_given(train: Tfc) -> None:
     assert RunDirectory("runs/gaussian-depth3-width12-seed3").read_train()["step"][-1] == 2
 
 
+def test_paths_are_told_without_detours(
+    train: Tfc, tfc: Tfc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    _, trained, _ = train("--steps=3", "--out=../runs/../a")
+    assert trained.startswith(f"training in {tmp_path}/a\n")
+    assert f"look at it with: tfc-fast report {tmp_path}/a\n" in trained
+    _, refused, errors = train("--steps=3", "--out=../here/../a")
+    assert refused == ""
+    assert errors.startswith(f"tfc-fast: error: {tmp_path}/a holds a run already")
+    train("--steps=3", "--out=b")
+    assert tfc("report", "../a", "../here/b")[1] == f"report: {tmp_path}/comparison.html\n"
+
+
 def test_a_run_goes_on_with_resume(train: Tfc, tfc: Tfc) -> None:
     train("--steps=20", "--out=my run")
     status, output, _ = tfc("train", "--resume", "my run", "--steps", "35")

@@ -40,7 +40,11 @@ def test_it_cannot_be_changed() -> None:
         ({"labels": torch.zeros(3, 1).long()}, ValueError, r"labels .* \[n\] .*, got \[3, 1\]"),
         ({"labels": torch.tensor([0, 1])}, ValueError, "equally long, got 3 and 2"),
         ({"labels": torch.tensor([0, 3, 1])}, ValueError, "from 0 to 2 .*, got 0 to 3"),
-        ({"labels": torch.tensor([0, -1, 1])}, ValueError, "from 0 to 2 .*, got -1 to 1"),
+        (
+            {"labels": torch.tensor([0, -1, 1])},
+            ValueError,
+            "labels must not be negative, got -1 to 1",
+        ),
         ({"num_classes": 0}, ValueError, "num_classes must be at least 1, got 0"),
         ({"num_classes": 3.0}, TypeError, "num_classes must be an integer, got 3.0"),
         ({"shape": (1, 3)}, ValueError, r"shape must have 4 elements, .*, got \(1, 3\)"),

@@ -58,6 +58,13 @@ def test_more_classes_than_the_labels_show(tmp_path: Path) -> None:
         load_dataset("npz", folder=path, num_classes=2)
 
 
+def test_negative_labels_are_called_so(tmp_path: Path) -> None:
+    path = save(tmp_path, x=INPUTS[:3], y=[0, -1, 0])
+    message = r"labels of .*mine\.npz must not be negative, got -1 to 0; number classes from 0"
+    with pytest.raises(ValueError, match=message):
+        load_dataset("npz", folder=path)
+
+
 def test_float64_inputs_keep_their_digits_until_standardised(tmp_path: Path) -> None:
     inputs = np.array([[1.7e9], [1.7e9 + 1], [1.7e9 + 2]])  # equal, all three, as float32
     data = load_dataset("npz", folder=save(tmp_path, x=inputs, y=[0, 1, 0]))
@@ -91,8 +98,8 @@ def test_value_too_large_for_float32(tmp_path: Path, value: float) -> None:
         (INPUTS, LABELS[:, None], r"labels of .* shape \[6\], one per sample, got \[6, 1\]"),
         (INPUTS, np.array(1), r"labels of .* shape \[6\], one per sample, got \[\]"),
         (INPUTS, LABELS[:0], r"labels of .* shape \[6\], one per sample, got \[0\]"),
-        (INPUTS, LABELS - 1, r"labels of .* from 0 to 1 for num_classes=2, got -1 to 1"),
-        (INPUTS, LABELS - 5, r"labels of .* from 0 to 0 for num_classes=1, got -5 to -3"),
+        (INPUTS, LABELS - 1, r"labels of .* must not be negative, got -1 to 1"),
+        (INPUTS, LABELS - 5, r"labels of .* must not be negative, got -5 to -3"),
     ],
 )
 def test_wrong_shapes_and_labels(

@@ -35,14 +35,14 @@ def compare(activity: UnitActivity, twin: reference.UnitActivity) -> None:
         assert actual.shape == (len(wanted),)
         np.testing.assert_array_equal(actual, np.array(wanted), err_msg=name)
     dead = twin.dead_window
-    expected = sum(dead) / len(dead) if dead and twin.n_rows else math.nan
+    expected = sum(dead) / len(dead) if twin.n_rows else math.nan
     np.testing.assert_equal(activity.dead_window_frac, expected)
     assert activity.n_rows == twin.n_rows
 
 
 @each_dtype
 @pytest.mark.parametrize("window", [1, 3])
-@pytest.mark.parametrize("d", [0, 1, 7, 63, 64, 65, 1000, 4096])
+@pytest.mark.parametrize("d", [1, 7, 63, 64, 65, 1000, 4096])
 def test_every_width(rng: np.random.Generator, d: int, window: int, dtype: torch.dtype) -> None:
     activity, twin = UnitActivity(d, window), reference.UnitActivity(d, window)
     compare(activity, twin)
@@ -65,7 +65,11 @@ def test_revival_of_a_dead_unit() -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(first=laid_out_tensors(), window=st.integers(1, 3), data=st.data())
+@given(
+    first=laid_out_tensors().filter(lambda x: math.prod(x.shape[1:]) > 0),
+    window=st.integers(1, 3),
+    data=st.data(),
+)
 def test_any_shape_strides_and_dtype(first: Tensor, window: int, data: st.DataObject) -> None:
     d = math.prod(first.shape[1:])
     activity, twin = UnitActivity(d, window), reference.UnitActivity(d, window)
@@ -170,7 +174,7 @@ def test_wrong_input_is_refused_by_name() -> None:
     changed: Callable[..., dict[str, Any]] = lambda **changes: before | changes  # noqa: E731
     load = activity.load_state_dict
     refused: list[tuple[type[Exception], str, Callable[[], object]]] = [
-        (ValueError, "num_units: wanted at least 0", lambda: UnitActivity(-1)),
+        (ValueError, "num_units: wanted at least 1, got 0", lambda: UnitActivity(0)),
         (ValueError, "window: wanted at least 1", lambda: UnitActivity(4, window=0)),
         (TypeError, "window: wanted an int", lambda: UnitActivity(4, window=2.5)),  # type: ignore[arg-type]
         (TypeError, "features: wanted float16", lambda: activity.update(torch.ones(2, 4).int())),

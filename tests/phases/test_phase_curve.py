@@ -165,6 +165,10 @@ class TestChanceLoss:
         loss = plateau_then_fall()
         assert first_phase_end(loss, chance_loss=100.0) == first_phase_end(loss)
 
+    def test_must_be_a_number(self) -> None:
+        with pytest.raises(TypeError, match=r"^chance_loss: 'x' given, a number is wanted"):
+            first_phase_end([1.0], chance_loss="x")  # type: ignore[arg-type]
+
     def test_must_be_finite(self) -> None:
         with pytest.raises(ValueError, match="chance_loss: nan given"):
             first_phase_end([1.0], chance_loss=math.nan)

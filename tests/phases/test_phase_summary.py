@@ -3,6 +3,7 @@ from __future__ import annotations
 import inspect
 import json
 import math
+import re
 
 import numpy as np
 import numpy.typing as npt
@@ -195,8 +196,30 @@ class TestArguments:
         with pytest.raises(ValueError, match="min_phase: 0 given"):
             analyze([2.3], None, min_phase=0)
 
+    @pytest.mark.parametrize(
+        "name", ["chance_loss", "decay", "drop", "min_rise", "min_phase", "patience", "window"]
+    )
+    @pytest.mark.parametrize("value", ["x", [1]])
+    def test_that_are_no_numbers_are_named(self, name: str, value: object) -> None:
+        message = re.escape(f"{name}: {value!r} given, a number is wanted")
+        with pytest.raises(TypeError, match=f"^{message}"):
+            analyze([2.3], None, **{name: value})  # type: ignore[arg-type]
+
 
 class TestLossAndRecords:
+    @pytest.mark.parametrize("loss", [{}, "abc", [[1.0, 2.0], [3.0]], [object()]])
+    def test_losses_that_are_no_numbers(self, loss: object) -> None:
+        message = f"^loss: a {type(loss).__name__} given, one number per step is wanted"
+        with pytest.raises(TypeError, match=message):
+            analyze(loss, None)  # type: ignore[arg-type]
+
+    def test_exchanged_are_told_apart(self) -> None:
+        found = records(20, {"a": 0.3}, 10)
+        with pytest.raises(TypeError, match=r"^loss: a dict given"):
+            analyze(found, np.full(20, 2.3))  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match=r"^records: a ndarray given, a dict of columns"):
+            analyze(np.full(20, 2.3), np.full(20, 2.3))  # type: ignore[arg-type]
+
     def test_losses_are_of_the_steps_of_the_records(self) -> None:
         found = records(800, {"a": 0.3, "b": 0.2}, 350)
         found["step"] = found["step"] + 5001  # the newest of a long run

@@ -33,7 +33,7 @@ STEPS = 400
 
 def go_on(run: RunDirectory, records: Records, after: int) -> None:
     """The run gets the records of later steps."""
-    sink = ParquetSink(run.metrics_folder)
+    sink = ParquetSink(run.metrics_folder, append=True)
     sink.write(select(records, records["step"] > after))
     sink.close()
 
@@ -56,7 +56,7 @@ def test_a_run_that_goes_on(
     drag(page, LOSS, 0.2, 0.6)
     zoom = seen_steps(page)
     chart(page, FEATURES).focus()
-    sink = ParquetSink(run.metrics_folder)
+    sink = ParquetSink(run.metrics_folder, append=True)
     sink.write(select(records, records["step"] > 150))
     sink.close()
     rest = {name: np.ones(STEPS) for name in ("accuracy", "lr", "step_seconds")}
@@ -81,7 +81,7 @@ def test_a_run_that_has_just_begun(
     page = open_page(serve(run).url)
     assert page.locator("#explore").is_hidden()
     records = make_records(50)
-    sink = ParquetSink(run.metrics_folder)
+    sink = ParquetSink(run.metrics_folder, append=True)
     sink.write(records)
     sink.close()
     assert page.evaluate("new Refresh(app).once()").startswith("updated at ")
@@ -180,7 +180,7 @@ def test_zoom_of_a_run_that_is_rewound(
     page.evaluate("app.setZoom([300, 350])")
     for part in run.metrics_folder.iterdir():
         part.unlink()
-    sink = ParquetSink(run.metrics_folder)
+    sink = ParquetSink(run.metrics_folder, append=True)
     sink.write(select(records, records["step"] <= 200))
     sink.close()
     refresh(page)

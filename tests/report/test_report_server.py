@@ -46,7 +46,7 @@ def ask(
 
 
 def go_on(run: RunDirectory, records: Records) -> None:
-    with_more = ParquetSink(run.metrics_folder)
+    with_more = ParquetSink(run.metrics_folder, append=True)
     with_more.write(select(records, records["step"] > 200))
     with_more.close()
 

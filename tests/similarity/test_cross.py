@@ -180,7 +180,11 @@ def test_wrong_input_is_refused_by_name() -> None:
         (ValueError, "x_labels: missing, but y", lambda: cross_cosine(x, x, None, y)),
         (ValueError, r"y_labels: .*\[4\].*\[3\]", lambda: cross_cosine(x, x, y, y[:3])),
         (TypeError, "x_labels: .*float32", lambda: cross_cosine(x, x, y.float(), y)),
-        (ValueError, "y_labels: row 1 has label -1", lambda: cross_cosine(x, x, y, -y)),
+        (
+            ValueError,
+            "y_labels: row 1 has label -1; labels are numbered",
+            lambda: cross_cosine(x, x, y, -y),
+        ),
         (ValueError, "y_labels: row 1 .*=2", lambda: cross_cosine(x, x, y, 2 * y, num_classes=2)),
         (ValueError, "num_classes: given without", lambda: cross_cosine(x, x, num_classes=2)),
         (TypeError, "y must have the dtype of x", lambda: paired_cosine(x, x.double())),

@@ -153,16 +153,36 @@ def test_numbering_goes_on_after_existing_parts(tmp_path: Path) -> None:
     (tmp_path / "part-00000.parquet").unlink()
     (tmp_path / "part-00009.parquet.tmp").touch()
     (tmp_path / "notes.parquet").touch()
-    ParquetSink(tmp_path).write(make_records([2]))
+    ParquetSink(tmp_path, append=True).write(make_records([2]))
     assert "part-00002.parquet" in names_in(tmp_path)
     assert read_parquet(tmp_path)["step"].tolist() == [1, 1, 2, 2]
+
+
+def test_folder_with_records_is_refused_and_left_alone(tmp_path: Path) -> None:
+    ParquetSink(tmp_path).write(make_records([0]))
+    with pytest.raises(
+        FileExistsError,
+        match=r"^folder: .*/.* holds records already \(part-00000.parquet\); append",
+    ):
+        ParquetSink(tmp_path)
+    assert_same(read_parquet(tmp_path), make_records([0]))
+    with pytest.raises(TypeError, match="append: 1 given, True or False is wanted"):
+        ParquetSink(tmp_path, append=1)  # type: ignore[arg-type]
+
+
+def test_folder_without_records_is_taken(tmp_path: Path) -> None:
+    ParquetSink(tmp_path).close()
+    (tmp_path / "part-00000.parquet.ab12cd34.tmp").touch()
+    (tmp_path / "notes.txt").touch()
+    ParquetSink(tmp_path).write(make_records([0]))
+    assert_same(read_parquet(tmp_path), make_records([0]))
 
 
 def test_parts_are_read_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     sink = ParquetSink(tmp_path)
     sink.write(make_records([0]))
     (tmp_path / "part-00000.parquet").rename(tmp_path / "part-99999.parquet")
-    ParquetSink(tmp_path).write(make_records([1]))
+    ParquetSink(tmp_path, append=True).write(make_records([1]))
     assert names_in(tmp_path) == ["part-100000.parquet", "part-99999.parquet"]
     assert read_parquet(tmp_path)["step"].tolist() == [0, 0, 1, 1]
 
@@ -171,7 +191,8 @@ def test_relative_folder_survives_a_change_of_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    sink = ParquetSink("metrics")
+    sink = ParquetSink("elsewhere/../metrics")
+    assert sink.folder == tmp_path / "metrics"
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     sink.write(make_records([0]))
@@ -242,7 +263,7 @@ sink.write(make_records([1]))
     assert run_process(body, tmp_path) == -signal.SIGKILL
     assert len(list(tmp_path.glob("part-00001.parquet.*.tmp"))) == 1
     assert_same(read_parquet(tmp_path), make_records([0]))
-    ParquetSink(tmp_path).write(make_records([1]))
+    ParquetSink(tmp_path, append=True).write(make_records([1]))
     assert_same(read_parquet(tmp_path), concatenate([make_records([0]), make_records([1])]))
 
 
@@ -425,7 +446,7 @@ def test_truncate_leaves_earlier_parts_alone(tmp_path: Path) -> None:
 def test_run_goes_on_after_truncation(tmp_path: Path) -> None:
     two_parts(tmp_path)
     truncate_parquet(tmp_path, 29)
-    ParquetSink(tmp_path).write(make_records(range(30, 60)))
+    ParquetSink(tmp_path, append=True).write(make_records(range(30, 60)))
     assert names_in(tmp_path) == ["part-00000.parquet", "part-00001.parquet"]
     np.testing.assert_array_equal(read_parquet(tmp_path)["step"], np.repeat(np.arange(60), 2))
 

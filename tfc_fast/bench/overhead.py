@@ -31,6 +31,7 @@ from tfc_fast.probe.reductions import Reduction
 __all__ = [
     "DEFAULT_SECONDS",
     "DEFAULT_SHAPES",
+    "MIN_STEPS",
     "Shape",
     "measure_network",
     "measure_overhead",
@@ -38,13 +39,15 @@ __all__ = [
 ]
 
 NUM_CLASSES = 10
+MIN_STEPS = 16
+"""Steps of a shape that are measured however long they take: fewer have no quartiles."""
+
 DEFAULT_SECONDS = 30.0
 """Time per shape, in seconds: with the default shapes less than four minutes on two cores."""
 
 _BATCHES = 4
 _WARM_UP_ROUNDS = 2
 _WARM_UP_SECONDS = 1.0
-_MIN_ROUNDS = 16
 _MAX_ROUNDS = 2000
 
 
@@ -92,6 +95,7 @@ def measure_overhead(
     seconds: float = DEFAULT_SECONDS,
     threads: int | None = None,
     keep_freed_memory: bool = True,
+    on_begin: Callable[[], None] | None = None,
     on_shape: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
     """Measure every shape of an MLP, or every network.
@@ -103,13 +107,14 @@ def measure_overhead(
         batch: Samples per step of a network.
         reduction: What the rows are in a network; None: what suits it.
         depth: Number of linear layers.
-        steps: Steps per shape; None: as many as fit into `seconds`.
+        steps: Steps per shape; None: as many as fit into `seconds`, at least `MIN_STEPS`.
         seconds: Time per shape, in seconds.
         threads: CPU threads; None: as torch is set up.
         keep_freed_memory: Let the process keep the memory it frees, for all providers alike and for
             good. glibc's malloc otherwise gives it back to the system at some steps and not at
             others, and the page faults that follow hit one provider or another by the luck of the
             heap's layout: up to a tenth of a step.
+        on_begin: Called when all arguments have been found good, before anything is measured.
         on_shape: Called with the result of each shape as soon as it is there.
 
     Returns:
@@ -117,8 +122,8 @@ def measure_overhead(
         `measure_network`.
 
     Raises:
-        ValueError: A provider or network is unknown, "plain" is missing, or a number is out of
-            range.
+        ValueError: A provider or network is unknown, "plain" is missing, a number is out of range,
+            or a reduction is given for MLPs.
         OSError: The C library cannot keep freed memory.
     """
     unknown = [name for name in providers if name not in CONTENDERS]
@@ -127,6 +132,11 @@ def measure_overhead(
     unknown = [name for name in networks if name not in NETWORKS]
     if unknown:
         raise ValueError(f"model: {unknown[0]!r} given, known are {', '.join(NETWORKS)}")
+    if reduction is not None and not networks:
+        raise ValueError(
+            f"reduction: {reduction!r} given, but the rows of an MLP are its samples; name a model "
+            "to measure instead of MLPs, or leave it out"
+        )
     if networks and "naive" in providers:
         raise ValueError("providers: naive hooks are for MLPs; leave them out")
     if "plain" not in providers:
@@ -136,6 +146,8 @@ def measure_overhead(
             raise ValueError(f"{name}: {value} given, at least 1 is wanted")
     if not seconds > 0:
         raise ValueError(f"seconds: {seconds} given, more than 0 is wanted")
+    if on_begin is not None:
+        on_begin()
     if keep_freed_memory:
         keep_memory()
     results = []
@@ -301,7 +313,7 @@ def _times(
     while (
         len(rows) < steps
         if steps is not None
-        else len(rows) < _MIN_ROUNDS or (len(rows) < _MAX_ROUNDS and time.perf_counter() < until)
+        else len(rows) < MIN_STEPS or (len(rows) < _MAX_ROUNDS and time.perf_counter() < until)
     ):
         rows.append(run_round("naive" if len(rows) % pause else None))
     return {name: [row[name] for row in rows] for name in contenders}

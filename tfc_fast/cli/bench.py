@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 from pathlib import Path
 from typing import Any
 
 from tfc_fast.bench.contenders import CONTENDERS
 from tfc_fast.bench.networks import NETWORKS
-from tfc_fast.bench.overhead import DEFAULT_SECONDS, DEFAULT_SHAPES, Shape, measure_overhead
+from tfc_fast.bench.overhead import (
+    DEFAULT_SECONDS,
+    DEFAULT_SHAPES,
+    MIN_STEPS,
+    Shape,
+    measure_overhead,
+)
 from tfc_fast.cli.command import Command, add_command
 from tfc_fast.cli.options import errors_in_options, flag
 from tfc_fast.files import atomic_write, make_writable_folder
@@ -19,6 +26,19 @@ __all__ = ["COMMAND"]
 
 EXIT_CHECK_FAILED = 1
 _NAME_WIDTH = 26
+_NOISY = 0.1
+"""Quartiles that are further apart, as a part of the ratio, tell more of the machine."""
+
+
+def _default_reductions() -> str:
+    """The reduction of most networks, and after it the networks that have another one."""
+    common = statistics.mode(network.reduction for network in NETWORKS.values())
+    others = [
+        f"{network.reduction} for {name}"
+        for name, network in NETWORKS.items()
+        if network.reduction != common
+    ]
+    return ", ".join([common, *others])
 
 
 def _configure_overhead(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +64,7 @@ def _configure_overhead(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--reduction",
         choices=REDUCTIONS,
-        help="what the rows of --model are (default: samples; in a transformer tokens)",
+        help=f"what the rows of --model are (default: {_default_reductions()})",
     )
     parser.add_argument(
         "--depth", type=int, default=9, metavar="N", help="linear layers (default: %(default)s)"
@@ -57,7 +77,8 @@ def _configure_overhead(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=DEFAULT_SECONDS,
         metavar="S",
-        help="time per shape, in seconds (default: %(default)s)",
+        help=f"time per shape, in seconds; {MIN_STEPS} steps are measured at least, however long "
+        "they take (default: %(default)s)",
     )
     parser.add_argument(
         "--threads", type=int, metavar="N", help="CPU threads (default: as torch is set up)"
@@ -95,7 +116,6 @@ def _measure_overhead(arguments: argparse.Namespace) -> int:
     what = "batch x model" if networks else "batch x width"
     header = f"{what:>{_NAME_WIDTH}} {'steps':>6} {'plain ms':>9}"
     header += "".join(f"  {name + '/plain (quartiles)':>28}" for name in columns)
-    print(header, flush=True)
     results = measure_overhead(
         shapes,
         providers=providers,
@@ -107,8 +127,15 @@ def _measure_overhead(arguments: argparse.Namespace) -> int:
         seconds=arguments.seconds,
         threads=arguments.threads,
         keep_freed_memory=arguments.malloc == "keep",
+        on_begin=lambda: print(header, flush=True),
         on_shape=lambda result: print(_row(result, columns), flush=True),
     )
+    noisy = [_name(result, "x") for result in results["shapes"] if _is_noisy(result, columns)]
+    if noisy:
+        print(
+            f"noisy: {', '.join(noisy)} (quartiles of a ratio more than {_NOISY} of it apart); run "
+            "it on a machine that does nothing else"
+        )
     layers = "" if networks else f"{arguments.depth} linear layers, "
     print(
         f"{results['device_name']}, {results['threads']} threads, torch "
@@ -123,6 +150,11 @@ def _measure_overhead(arguments: argparse.Namespace) -> int:
     if not differing and "probed" in columns:
         print("weights with and without the probe are bitwise equal")
     return EXIT_CHECK_FAILED if differing else 0
+
+
+def _is_noisy(result: dict[str, Any], columns: list[str]) -> bool:
+    entries = [result[name] for name in columns]
+    return any(entry["ratio_q3"] - entry["ratio_q1"] > _NOISY * entry["ratio"] for entry in entries)
 
 
 def _name(result: dict[str, Any], times: str) -> str:

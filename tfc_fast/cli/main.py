@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Sequence
 from typing import TextIO
 
-from tfc_fast import __version__
+from tfc_fast import __version__, _startup
 from tfc_fast.cli import advise, bench, info, report, reproduce, train
 from tfc_fast.cli.command import Command, add_command, examples_epilog
 
@@ -27,7 +27,6 @@ COMMANDS: tuple[Command, ...] = (
 """All commands, in the order of the help; add one here to make it known."""
 
 EXIT_ERROR = 2
-EXIT_INTERRUPTED = 130
 
 _TRACEBACK = "TFC_FAST_TRACEBACK"
 
@@ -43,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         line, 130 if interrupted.
     """
     parsed = _parser().parse_args(arguments)
+    _startup.end()
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
@@ -51,8 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
         return status
     except KeyboardInterrupt:
-        print("tfc-fast: interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
+        rest = "; what is done stays: the same call, made again, goes on" if _stays(parsed) else ""
+        print(f"tfc-fast: interrupted{rest}", file=sys.stderr)
+        return _startup.EXIT_INTERRUPTED
     except BrokenPipeError:
         # The reader (head, less) has gone; what is left in the buffer must not be written either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -62,6 +63,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"tfc-fast: error: {_one_line(error)}", file=sys.stderr)
         return EXIT_ERROR
+
+
+def _stays(parsed: argparse.Namespace) -> bool:
+    """Whether the command leaves what it trains, and does not train it again."""
+    with_trials = parsed.run is advise.COMMAND.run and parsed.with_trials
+    return with_trials or parsed.run is reproduce.COMMAND.run
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tfc_fast.cli.command import Command
 from tfc_fast.cli.options import errors_in_options
+from tfc_fast.files import full_path
 
 __all__ = ["COMMAND"]
 
@@ -58,7 +59,7 @@ def _write(paths: list[str], out: str | None, *, open_browser: bool) -> int:
         print(f"report: {page}")
         print(f"figures: {page.parent / 'figures'}")
         return 0
-    page = Path(paths[0]).absolute().parent / _COMPARISON if out is None else Path(out)
+    page = full_path(paths[0]).parent / _COMPARISON if out is None else Path(out)
     print(f"report: {write_comparison(paths, page, open_browser=open_browser)}")
     return 0
 

@@ -93,7 +93,11 @@ class RawData:
                 f"{where} must have shape [{rows}], one per sample, got {list(labels.shape)}"
             )
         low, high = int(labels.min()), int(labels.max())
-        if low < 0 or high >= self.num_classes:
+        if low < 0:
+            raise ValueError(
+                f"{where} must not be negative, got {low} to {high}; number classes from 0"
+            )
+        if high >= self.num_classes:
             raise ValueError(
                 f"{where} must lie from 0 to {self.num_classes - 1} for num_classes="
                 f"{self.num_classes}, got {low} to {high}"
@@ -156,7 +160,11 @@ class Dataset:
         if not bool(torch.isfinite(self.inputs).all()):
             raise ValueError("inputs hold NaN or infinite values; remove or replace them")
         low, high = int(self.labels.min()), int(self.labels.max())
-        if low < 0 or high >= self.num_classes:
+        if low < 0:
+            raise ValueError(
+                f"labels must not be negative, got {low} to {high}; number classes from 0"
+            )
+        if high >= self.num_classes:
             raise ValueError(
                 f"labels must lie from 0 to {self.num_classes - 1} for num_classes="
                 f"{self.num_classes}, got {low} to {high}"

@@ -36,7 +36,7 @@ class UnitActivity:
 
     Raises:
         TypeError: An argument is no integer.
-        ValueError: `num_units` is negative, or `window` less than 1.
+        ValueError: One of them is less than 1.
 
     Example:
         >>> import torch
@@ -51,7 +51,7 @@ class UnitActivity:
     """
 
     def __init__(self, num_units: int, window: int = 100) -> None:
-        self._num_units = as_count(num_units, "num_units", 0)
+        self._num_units = as_count(num_units, "num_units")
         self._window = as_count(window, "window")
         self.reset()
 
@@ -147,7 +147,7 @@ class UnitActivity:
 
         Waits for the device; `dead_window` does not.
         """
-        if self._n_rows == 0 or self._num_units == 0:
+        if self._n_rows == 0:
             return float("nan")
         return int(self.dead_window.sum()) / self._num_units
 

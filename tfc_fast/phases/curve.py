@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import accumulate
+from typing import SupportsFloat
 
 import numpy as np
 import numpy.typing as npt
@@ -28,12 +29,14 @@ def smoothed_loss(loss: npt.ArrayLike, decay: float = DECAY) -> FloatArray:
         The average, float64 `[n]`.
 
     Raises:
+        TypeError: if `loss` or `decay` are no numbers.
         ValueError: if `loss` is not one-dimensional or `decay` is outside `[0, 1)`.
 
     Example:
         >>> smoothed_loss([1.0, 0.0, float("nan"), 0.0], decay=0.5).tolist()
         [1.0, 0.5, 0.5, 0.25]
     """
+    check_numbers(decay=decay)
     values = loss_vector(loss)
     if not 0.0 <= decay < 1.0:
         raise ValueError(f"decay: {decay} given, at least 0 and below 1 is wanted")
@@ -84,6 +87,7 @@ def first_phase_end(
         The step, or None if the phase has not ended.
 
     Raises:
+        TypeError: if losses or other arguments are no numbers.
         ValueError: on wrong shapes, steps out of order, or an argument out of range.
 
     Example:
@@ -92,6 +96,7 @@ def first_phase_end(
         >>> first_phase_end([2.0] * 200) is None
         True
     """
+    check_numbers(decay=decay, drop=drop, chance_loss=chance_loss)
     values = loss_vector(loss)
     numbers = step_vector(steps, values.size)
     if not 0.0 < drop < 1.0:
@@ -117,11 +122,23 @@ def first_phase_end(
 
 
 def loss_vector(loss: npt.ArrayLike) -> FloatArray:
-    """The losses as float64 `[n]`; ValueError if they are not one-dimensional."""
-    values = np.asarray(loss, dtype=np.float64)
+    """The losses as float64 `[n]`; TypeError if they are no numbers, ValueError if not 1-D."""
+    try:
+        values = np.asarray(loss, dtype=np.float64)
+    except (TypeError, ValueError, RuntimeError) as error:  # the last: a tensor with a gradient
+        raise TypeError(
+            f"loss: a {type(loss).__name__} given, one number per step is wanted ({error})"
+        ) from error
     if values.ndim != 1:
         raise ValueError(f"loss: shape {values.shape} given, one value per step is wanted")
     return values
+
+
+def check_numbers(**values: object) -> None:
+    """TypeError that names an argument which is no number; None passes."""
+    for name, value in values.items():
+        if value is not None and (isinstance(value, str) or not isinstance(value, SupportsFloat)):
+            raise TypeError(f"{name}: {value!r} given, a number is wanted")
 
 
 def step_vector(steps: npt.ArrayLike | None, size: int) -> IntArray:

@@ -11,7 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from tfc_fast.phases.change_point import ChangePoint, loss_change_point
-from tfc_fast.phases.curve import first_phase_end, loss_vector, smoothed_loss, step_vector
+from tfc_fast.phases.curve import (
+    check_numbers,
+    first_phase_end,
+    loss_vector,
+    smoothed_loss,
+    step_vector,
+)
 from tfc_fast.phases.monitor import PhaseMonitor
 from tfc_fast.phases.replay import replayed
 from tfc_fast.phases.sites import FloatArray, IntArray, SitePhase, record_steps, site_phases
@@ -147,6 +153,7 @@ def analyze(
         The summary.
 
     Raises:
+        TypeError: if losses or other arguments are no numbers, or records no dict.
         ValueError: on wrong shapes or arguments out of range, or if losses and records are of
             different steps.
 
@@ -154,7 +161,21 @@ def analyze(
         >>> analyze([2.3] * 200, None).verdict, analyze([2.3] * 400, None).verdict
         ('undecided', 'stuck')
     """
+    check_numbers(
+        chance_loss=chance_loss,
+        decay=decay,
+        drop=drop,
+        min_rise=min_rise,
+        min_phase=min_phase,
+        patience=patience,
+        window=window,
+    )
     values = loss_vector(loss)
+    if records is not None and not isinstance(records, Mapping):
+        raise TypeError(
+            f"records: a {type(records).__name__} given, a dict of columns, as of probe.history(), "
+            "is wanted"
+        )
     numbers = _loss_steps(values.size, steps, records)
     monitor = PhaseMonitor(
         chance_loss=chance_loss,

@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from tfc_fast import phases
 from tfc_fast.analyzed_run import AnalyzedRun, read_run, read_runs
-from tfc_fast.files import atomic_write, make_writable_folder, storage_error
+from tfc_fast.files import atomic_write, full_path, make_writable_folder, storage_error
 from tfc_fast.report import words
 from tfc_fast.report.pictures import Picture, draw
 from tfc_fast.report.scripts import content_security_policy, scripts, styles
@@ -70,7 +70,7 @@ def write_comparison(
         ValueError: No run is given, or one twice.
         Exception: As `write_report`.
     """
-    page = Path(path).absolute()
+    page = full_path(path)
     html = render(read_runs(run_dirs))
     make_writable_folder(page.parent)
     return _publish(page, html, open_browser)

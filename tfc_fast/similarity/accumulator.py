@@ -71,7 +71,8 @@ class CosineAccumulator:
 
         Args:
             x: Rows, `[n, ...]`, flattened to `[n, num_features]`; float16, bfloat16, float32 or
-                float64, not necessarily the same each time; a tensor or a numpy array.
+                float64, not necessarily the same each time; a tensor or a numpy array. A 1-D input
+                is n rows of one number each; a single vector is `x[None]`.
             labels: Class of each row, integer, `[n]`; needed where `num_classes` was given.
 
         Raises:

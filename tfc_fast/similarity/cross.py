@@ -74,7 +74,8 @@ def cross_cosine(
 
     Args:
         x: Rows, `[n, ...]`, flattened to `[n, d]`; float16, bfloat16, float32 or float64; any
-            strides (no copy where each row is contiguous); a tensor or a numpy array.
+            strides (no copy where each row is contiguous); a tensor or a numpy array. A 1-D input
+            is n rows of one number each; a single vector is `x[None]`.
         y: Rows, `[m, ...]`, as long as those of `x`; any of these dtypes.
         x_labels: Class of each row of `x`, integer, `[n]`. Without labels `within` and `between`
             are NaN.
@@ -129,7 +130,8 @@ def paired_cosine(x: Array, y: Array) -> PairedCosines:
 
     Args:
         x: Rows, `[n, ...]`, flattened to `[n, d]`; float16, bfloat16, float32 or float64; any
-            strides (no copy where each row is contiguous); a tensor or a numpy array.
+            strides (no copy where each row is contiguous); a tensor or a numpy array. A 1-D input
+            is n rows of one number each; a single vector is `x[None]`.
         y: Rows, `[n, ...]`, as many and as long as those of `x`, and of the same dtype.
 
     Returns:

@@ -55,7 +55,8 @@ class FeatureDrift:
 
         Args:
             features: `[n, ...]`, of the same samples in the same order each time; float16,
-                bfloat16, float32 or float64; a tensor or a numpy array.
+                bfloat16, float32 or float64; a tensor or a numpy array. A 1-D input is n rows of
+                one number each; a single vector is `features[None]`.
 
         Returns:
             Mean of the cosines of each row with what it was, float64 in [-1, 1], a tensor of no

@@ -13,7 +13,7 @@ import torch
 
 from tfc_fast import _extension  # noqa: F401  (registers the ops)
 from tfc_fast._histogram import Kind, PairHistogram, as_numpy_array, by_kind, checked_shares
-from tfc_fast._inputs import Array, as_count, as_rows, group_labels
+from tfc_fast._inputs import Array, as_count, as_rows_to_keep, group_labels
 
 __all__ = ["CosineHistogram", "cosine_histogram"]
 
@@ -101,7 +101,8 @@ def cosine_histogram(
 
     Args:
         x: Rows, `[n, ...]`, flattened to `[n, d]`; float16, bfloat16, float32 or float64; any
-            strides (no copy where each row is contiguous); a tensor or a numpy array.
+            strides (no copy where each row is contiguous); a tensor or a numpy array. A 1-D input
+            is n rows of one number each; a single vector is `x[None]`.
         labels: Class of each row, integer, `[n]`. Without labels `within` and `between` are 0.
         num_classes: Number of classes; default: the largest label + 1.
         bins: Bins of equal width from -1 to 1; 1 ... 65536.
@@ -113,7 +114,7 @@ def cosine_histogram(
     Raises:
         TypeError: `x` is no array of a supported float dtype, `labels` are not integers, or `bins`
             is no integer.
-        ValueError: `x` has no dimension, `labels` is not `[n]`, a label is outside
+        ValueError: `x` has no dimension or is on meta, `labels` is not `[n]`, a label is outside
             `0 ... num_classes - 1`, or `bins` is out of range.
 
     Example:
@@ -127,7 +128,8 @@ def cosine_histogram(
         >>> float(histogram.cdf(0.5)), float(histogram.quantile(0.25, "between"))
         (0.5, -0.875)
     """
-    rows = as_rows(x, "x")
+    # Not that they are kept, but the counts are looked at.
+    rows = as_rows_to_keep(x, "x")
     bins = as_count(bins, "bins", 1, MOST_BINS)
     order, class_ptr = group_labels(labels, num_classes, rows)
     counts, found = torch.ops.tfc_fast.cosine_histogram.default(rows, order, class_ptr, bins)

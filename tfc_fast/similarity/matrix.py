@@ -36,7 +36,8 @@ def cosine_matrix(x: Array, y: Array | None = None, *, out: Array | None = None)
 
     Args:
         x: Rows, `[n, ...]`, flattened to `[n, d]`; float16, bfloat16, float32 or float64; any
-            strides (no copy where each row is contiguous); a tensor or a numpy array.
+            strides (no copy where each row is contiguous); a tensor or a numpy array. A 1-D input
+            is n rows of one number each; a single vector is `x[None]`.
         y: Rows, `[m, ...]`, as long as those of `x` and of the same dtype. Default: `x`.
         out: Where to put the result: a tensor or writable numpy array `[n, m]` of the result's
             dtype, of any strides, apart in memory from `x` and `y`. Not for differentiation.

@@ -59,7 +59,8 @@ def mean_cosine(
 
     Args:
         x: Rows, `[n, ...]`, flattened to `[n, d]`; float16, bfloat16, float32 or float64; any
-            strides (no copy where each row is contiguous); a tensor or a numpy array.
+            strides (no copy where each row is contiguous); a tensor or a numpy array. A 1-D input
+            is n rows of one number each; a single vector is `x[None]`.
         labels: Class of each row, integer, `[n]`. Without labels `within` and `between` are NaN.
         num_classes: Number of classes; default: the largest label + 1. Give it inside
             `torch.compile`, where the largest label is not known beforehand.

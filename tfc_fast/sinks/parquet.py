@@ -20,6 +20,7 @@ from tfc_fast.files import (
     DamagedFileError,
     StorageError,
     atomic_write,
+    full_path,
     make_writable_folder,
     storage_error,
 )
@@ -34,7 +35,8 @@ class ParquetSink:
     """Writes records as Parquet parts into a folder; the sink of a run on disk.
 
     By default every write becomes a part at once, so a killed process loses only what the probe had
-    not handed over. Numbering goes on after the parts that are there.
+    not handed over. Two runs in one folder would read as one: a folder with records is refused
+    unless `append` says that this run goes on with them.
 
     A write or flush that fails (disk full, folder gone) keeps the records: do not write them again,
     the next write or flush saves them first.
@@ -44,11 +46,14 @@ class ParquetSink:
         rows_per_part: Records to gather before a part is written. More than 1 makes fewer, larger
             files of small writes, but a killed process then loses what was gathered; `flush` writes
             a part in any case.
+        append: Whether records that are in the folder already are gone on with; numbering goes on
+            after their parts. `truncate_parquet` first drops those beyond a checkpoint.
 
     Raises:
+        FileExistsError: The folder holds records already, and `append` is false.
         ImportError: pyarrow is not installed.
         StorageError: The folder cannot be made or written in.
-        TypeError: `rows_per_part` is no int.
+        TypeError: `rows_per_part` is no int, or `append` no bool.
         ValueError: `rows_per_part` is less than 1.
 
     Example:
@@ -62,17 +67,26 @@ class ParquetSink:
         array([], dtype=int64)
     """
 
-    def __init__(self, folder: str | os.PathLike[str], *, rows_per_part: int = 1) -> None:
+    def __init__(
+        self, folder: str | os.PathLike[str], *, rows_per_part: int = 1, append: bool = False
+    ) -> None:
         if isinstance(rows_per_part, bool) or not isinstance(rows_per_part, int):
             raise TypeError(f"rows_per_part: {rows_per_part!r} given, an int is wanted")
         if rows_per_part < 1:
             raise ValueError(f"rows_per_part: {rows_per_part} given, at least 1 is wanted")
+        if not isinstance(append, bool):
+            raise TypeError(f"append: {append!r} given, True or False is wanted")
         _import_pyarrow()
-        # Absolute, so that a later change of the working folder does not lead elsewhere.
-        self._folder = Path(folder).absolute()
+        self._folder = full_path(folder)
         make_writable_folder(self._folder)
+        parts = _parts(self._folder)
+        if parts and not append:
+            raise FileExistsError(
+                f"folder: {self._folder} holds records already ({parts[0][1].name}); append=True "
+                "goes on with them, or give another folder"
+            )
         self._rows_per_part = rows_per_part
-        self._number = max((number for number, _ in _parts(self._folder)), default=-1) + 1
+        self._number = parts[-1][0] + 1 if parts else 0
         self._waiting: list[Records] = []
         self._closed = False
 

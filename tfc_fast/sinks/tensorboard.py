@@ -8,12 +8,11 @@ from __future__ import annotations
 import importlib
 import itertools
 import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tfc_fast.files import make_writable_folder, storage_error
+from tfc_fast.files import full_path, make_writable_folder, storage_error
 from tfc_fast.records import VALUE_COLUMNS, Records, validate
 
 __all__ = ["TensorBoardSink"]
@@ -49,7 +48,7 @@ class TensorBoardSink:
 
     def __init__(self, log_dir: str | os.PathLike[str], *, purge_step: int | None = None) -> None:
         self._writer_module, self._events, self._summaries = _import_tensorboard()
-        self._log_dir = Path(log_dir).absolute()
+        self._log_dir = full_path(log_dir)
         make_writable_folder(self._log_dir)
         self._tags: dict[str, list[str]] = {}
         self._closed = False

@@ -202,7 +202,9 @@ class Session:
         return probe
 
     def _own_sinks(self, done: int) -> list[Sink]:
-        sinks: list[Sink] = [ParquetSink(self._run.metrics_folder, rows_per_part=_ROWS_PER_PART)]
+        # What is there is of this run: the trainer has claimed the folder, or resumes.
+        metrics = ParquetSink(self._run.metrics_folder, rows_per_part=_ROWS_PER_PART, append=True)
+        sinks: list[Sink] = [metrics]
         if self._config.tensorboard:
             folder = self._run.path / TENSORBOARD_FOLDER
             # What TensorBoard has of later steps is made again: it hides the earlier curves there.
