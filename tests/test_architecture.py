@@ -42,7 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "reproduce": {
         *("analyzed_run", "models", "similarity"),
-        *("environment", "files", "phases", "records", "report", "run_directory", "trainer"),
+        *("files", "phases", "records", "report", "run_directory", "trainer"),
     },
     "trials": {"files", "phases", "reproduce", "run_directory", "trainer"},
     "integrations": {"phases", "probe", "records"},
