@@ -12,7 +12,6 @@ from __future__ import annotations
 import zlib
 from datetime import timedelta
 from typing import Any
-from weakref import WeakValueDictionary
 
 import torch
 import torch.distributed as distributed
@@ -41,38 +40,6 @@ def checked_group(group: Any) -> distributed.ProcessGroup:
     return group
 
 
-_kept_groups: WeakValueDictionary[tuple[tuple[int, ...], str], distributed.ProcessGroup] = (
-    WeakValueDictionary()
-)
-
-
-def probing_group(ranks: list[int], backend: str) -> distributed.ProcessGroup:
-    """The group of these processes in which probes alone reduce; the first call waits for them all.
-
-    Where one of them leaves out a step, what is to be reduced here would meet what is next in a
-    group of the user's, such as DDP's gradients, and gloo would abort.
-
-    One for all probes, and kept as long as torch keeps it: it costs threads and sockets, and it can
-    not be made anew for each probe. torch names a group by its ranks and the number of groups, so
-    that the next one would be called the same and find in the store where this one has listened.
-    """
-    key = (tuple(ranks), backend)
-    group = _kept_groups.get(key)
-    if group is None or not _is_registered(group):
-        group = distributed.new_group(ranks, backend=backend, use_local_synchronization=True)
-        _kept_groups[key] = group
-    return group
-
-
-def _is_registered(group: distributed.ProcessGroup) -> bool:
-    """Whether torch still knows the group: destroy_process_group() forgets all."""
-    try:
-        distributed.get_group_rank(group, distributed.get_rank())
-    except ValueError:
-        return False
-    return True
-
-
 class Processes:
     """The processes of one group, of which this is one.
 
@@ -98,9 +65,15 @@ class Processes:
         self.count = distributed.get_world_size(group)
         backends = distributed.get_backend_config(group)
         self._devices = [backend.partition(":")[0] for backend in backends.split(",")]
+        # One of its own, of the same processes: where one of them leaves out a step, what is to be
+        # reduced here would meet what is next there, such as DDP's gradients, and gloo would abort.
         ranks = distributed.get_process_group_ranks(group)
-        self._group = probing_group(ranks, backends)
-        self._host_group = self._group if "cpu" in self._devices else probing_group(ranks, "gloo")
+        self._group = distributed.new_group(ranks, backend=backends, use_local_synchronization=True)
+        self._host_group = (
+            self._group
+            if "cpu" in self._devices
+            else distributed.new_group(ranks, backend="gloo", use_local_synchronization=True)
+        )
         self._fingerprints: dict[_C.Recorder, tuple[int, int, int]] = {}
 
     def combine(
@@ -127,16 +100,9 @@ class Processes:
         except BaseException:
             recorder.discard_step()
             self.forget(recorder)
-            self._give_up_groups()
             raise
         recorder.take_sums(total, batches, self.count)
         return total[-2] / total[-1]
-
-    def _give_up_groups(self) -> None:
-        """Let later probes have others: in these the processes may no longer be in step."""
-        for key, group in list(_kept_groups.items()):
-            if group in (self._group, self._host_group):
-                del _kept_groups[key]
 
     def _agree(self, step: int, batches: int, units: int, fingerprint: int) -> int:
         """The largest number of micro-batches; of the rest there may be one value only."""
