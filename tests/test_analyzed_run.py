@@ -35,6 +35,13 @@ def test_config_that_is_damaged_is_named(tmp_path: Path, config: dict[str, Any],
         read_run(written(tmp_path, config))
 
 
+def test_thresholds_that_are_damaged_are_named(tmp_path: Path) -> None:
+    run = RunDirectory(written(tmp_path, {}))
+    run.write_json(run.summary_path, {"thresholds": {"decay": "x"}})
+    with pytest.raises(DamagedFileError, match=r"summary\.json is damaged: decay is 'x'"):
+        read_run(run.path)
+
+
 def test_what_is_not_there_is_not_known(tmp_path: Path) -> None:
     for config in ({}, {"chance_loss": None}):
         run = read_run(written(tmp_path / str(len(config)), config))

@@ -78,6 +78,7 @@ def read_run(path: str | os.PathLike[str], name: str | None = None) -> AnalyzedR
     log = directory.read_train()
     steps, loss = _with_losses_of(records, log["step"], log["loss"])
     thresholds = (stored or {}).get("thresholds") or {}
+    _check_kinds(directory.summary_path, thresholds, dict.fromkeys(_THRESHOLDS, (float, int)))
     summary = phases.analyze(
         loss,
         records,

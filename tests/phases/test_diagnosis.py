@@ -148,6 +148,13 @@ class TestDeadUnits:
         assert found.kinds == ("undecided",)
         assert any("only 400 steps, 500 are wanted" in sentence for sentence in found.sentences)
 
+    def test_site_that_was_left_out_early_is_not_known(self) -> None:
+        found = records(400, dead=0.9)
+        kept = (found["site"] != "b") | (found["step"] <= 30)
+        found = {name: values[kept] for name, values in found.items()}
+        (finding,) = diagnosed(loss_curve(400, 20), found).findings
+        assert finding.sites == ("a", "c")
+
     def test_window_is_checked(self) -> None:
         with pytest.raises(ValueError, match=r"^dead_window: 0 given, at least 1 step is wanted"):
             diagnose(analyze([2.3], None), None, dead_window=0)

@@ -6,6 +6,7 @@ import gc
 import subprocess
 import sys
 import warnings
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,12 +30,17 @@ def train(net: nn.Module, probe: Probe, steps: int) -> None:
 
 class TestNoStep:
     @pytest.mark.parametrize(
-        "ask", [lambda probe: probe.__exit__(None, None, None), Probe.close, Probe.history]
+        ("ask", "batches"),
+        [
+            (lambda probe: probe.__exit__(None, None, None), 5),
+            (Probe.close, 5),
+            (Probe.history, 120),
+        ],
     )
-    def test_is_told_once(self, ask: Callable[[Probe], object]) -> None:
+    def test_is_told_once(self, ask: Callable[[Probe], object], batches: int) -> None:
         net = model()
         probe = Probe(net).attach()
-        for _ in range(5):
+        for _ in range(batches):
             net(torch.ones(6, 3)).sum().backward()
         with pytest.warns(RuntimeWarning, match=r"no step was closed.*call probe\.step\(\)"):
             ask(probe)
@@ -42,6 +48,16 @@ class TestNoStep:
             warnings.simplefilter("error")
             probe.history()
             probe.close()
+
+    def test_is_not_told_within_a_first_step_of_some_batches(self) -> None:
+        net = model()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            with Probe(net) as probe:
+                for _ in range(8):
+                    net(torch.ones(6, 3)).sum().backward()
+                    probe.history()
+                probe.step()
 
     def test_is_not_told_of_what_was_not_used_or_broke_off(self) -> None:
         with warnings.catch_warnings():
@@ -94,6 +110,55 @@ class TestNotDetached:
         )
         subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True)
         assert read_parquet(tmp_path)["step"].tolist() == [1, 2, 3, 4, 5]
+
+    def test_what_refers_to_its_probe_is_collected(self) -> None:
+        net, sink = model(), MemorySink()
+
+        class Owner:
+            def __init__(self) -> None:
+                self.probe = Probe(net, sinks=[sink]).attach()
+                self.probe.on("nonfinite", self.told)
+
+            def told(self, event: object) -> None: ...
+
+        owner = weakref.ref(made := Owner())
+        train(net, made.probe, 2)
+        del made
+        with pytest.warns(ResourceWarning, match="attached to the end"):
+            gc.collect()
+        assert owner() is None
+        assert sink.history()["step"].tolist() == [1, 1, 2, 2]
+        assert type(net[1]) is nn.ReLU
+
+    def test_one_that_fails_leaves_none_of_the_others_out(self, tmp_path: Path) -> None:
+        script = (
+            "import os, sys, torch\n"
+            "from tfc_fast import Probe\n"
+            "from tfc_fast.sinks import MemorySink, ParquetSink\n"
+            "class Broken(MemorySink):\n"
+            "    def flush(self): raise OSError('the disk is full')\n"
+            "from torch.nn import Linear, ReLU, Sequential\n"
+            "nets = [Sequential(Linear(3, 4), ReLU()) for _ in range(3)]\n"
+            "sinks = [Broken(), ParquetSink(sys.argv[1]), Broken()]\n"
+            "probes = [Probe(n, sinks=[s]).attach() for n, s in zip(nets, sinks)]\n"
+            "def steps():\n"
+            "    with Probe(torch.nn.Sequential(torch.nn.ReLU())): yield\n"
+            "suspended = steps(); next(suspended)\n"
+            "for net, probe in zip(nets, probes):\n"
+            "    net(torch.ones(6, 3)).sum().backward()\n"
+            "    probe.step()\n"
+            "if os.fork() == 0: sys.exit(0)\n"
+            "os.wait()\n"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", script, str(tmp_path)],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        assert "the disk is full" in done.stderr
+        assert "KeyError" not in done.stderr
+        assert read_parquet(tmp_path)["step"].tolist() == [1]
 
     def test_nothing_is_told_of_one_that_was_detached(self, tmp_path: Path) -> None:
         net = model()

@@ -15,6 +15,7 @@ from torch import nn
 from tfc_fast.analyzed_run import read_run
 from tfc_fast.models import MLP
 from tfc_fast.reproduce import Job, train_all
+from tfc_fast.reproduce.job import steps_done
 from tfc_fast.reproduce.measurement import OBSERVED, Measurement
 from tfc_fast.reproduce.observation import Features, UpdateShares, first_share
 from tfc_fast.trainer import TrainConfig, Trainer
@@ -129,6 +130,25 @@ def test_a_run_that_was_not_observed_to_its_end_is_trained_anew(tmp_path: Path) 
         np.testing.assert_array_equal(again[name], values)
     longer = trained("update-shares", tmp_path, steps=6)
     assert longer.observed["steps"].tolist() == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_longer_run_that_fails_leaves_the_shorter_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = trained("update-shares", tmp_path).observed
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("the disk is full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("tfc_fast.trainer.session.ParquetSink", fail)
+        with pytest.raises(Exception, match="the disk is full"):
+            trained("update-shares", tmp_path, steps=8)
+    job = Job(SMALL, 4, "update-shares")
+    assert steps_done(job, tmp_path) == 4
+    again = trained("update-shares", tmp_path).observed
+    for name, values in expected.items():
+        np.testing.assert_array_equal(again[name], values)
 
 
 def test_what_cannot_be_observed_is_named() -> None:

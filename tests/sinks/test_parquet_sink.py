@@ -110,6 +110,14 @@ def test_folder_names_with_an_equals_sign_add_nothing(tmp_path: Path) -> None:
     assert_same(read_parquet(sink.folder), make_records([0]))
 
 
+def test_two_sinks_of_one_folder_do_not_overwrite_each_other(tmp_path: Path) -> None:
+    first, second = ParquetSink(tmp_path), ParquetSink(tmp_path)
+    first.write(make_records([0]))
+    with pytest.raises(StorageError, match=r"part-00000\.parquet: another sink has written it"):
+        second.write(make_records([1]))
+    assert_same(read_parquet(tmp_path), make_records([0]))
+
+
 def test_folder_names_need_not_be_utf8(tmp_path: Path) -> None:
     sink = ParquetSink(tmp_path / os.fsdecode(b"caf\xe9"))
     sink.write(make_records([0]))

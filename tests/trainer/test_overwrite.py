@@ -17,6 +17,7 @@ from torch import nn
 
 from tfc_fast.files import StorageError
 from tfc_fast.run_directory import RunDirectory
+from tfc_fast.sinks import MemorySink
 from tfc_fast.trainer import TrainConfig, Trainer, replaced, session
 from tfc_fast.trainer.replaced import drop, put_back, recover, set_aside
 
@@ -109,17 +110,50 @@ def test_nor_does_a_missing_package_or_a_full_disk_cost_it(
     assert files_in(earlier) == before
 
 
-def test_nor_does_a_stop_before_the_first_step(small: Small, earlier: Path) -> None:
-    class Stops(nn.Linear):
-        def train(self, mode: bool = True) -> nn.Module:
-            signal.raise_signal(signal.SIGINT)
-            return super().train(mode)
+class Stops(nn.Sequential):
+    """Asks for the end before the first step."""
 
-    before = files_in(earlier)
-    config = small(probe=False)
+    def __init__(self) -> None:
+        super().__init__(nn.Linear(12, 4), nn.ReLU())
+
+    def train(self, mode: bool = True) -> nn.Module:
+        signal.raise_signal(signal.SIGINT)
+        return super().train(mode)
+
+
+class Closes(MemorySink):
+    is_closed = False
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+def test_nor_does_a_stop_before_the_first_step(small: Small, earlier: Path) -> None:
+    before, sink = files_in(earlier), Closes()
+    config = small(sites="1")
     with pytest.raises(KeyboardInterrupt):
-        Trainer(config, model=Stops(12, 4), overwrite=True, progress=False).fit()
+        Trainer(config, model=Stops(), overwrite=True, progress=False, sinks=[sink]).fit()
     assert files_in(earlier) == before
+    assert sink.is_closed
+
+
+def test_without_an_earlier_run_such_a_stop_is_as_any(small: Small) -> None:
+    sink = Closes()
+    config = small(sites="1")
+    trainer = Trainer(config, model=Stops(), overwrite=True, progress=False, sinks=[sink])
+    assert trainer.fit().stopped_by == "SIGINT"
+    assert sink.is_closed
+
+
+def test_files_that_are_of_no_run_are_in_nobodys_way(small: Small, earlier: Path) -> None:
+    for name in ("earlier-run.part", "earlier-run.old"):
+        (earlier / name).mkdir()
+        (earlier / name / ".nfs0001").write_text("open")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(2):
+            assert Trainer(small(), overwrite=True, progress=False).fit().stopped_by is None
+    assert sorted(path.name for path in earlier.glob("earlier-run*/*")) == [".nfs0001", ".nfs0001"]
 
 
 def test_after_the_first_step_the_earlier_run_is_gone(small: Small, earlier: Path) -> None:
@@ -142,6 +176,7 @@ def test_after_the_first_step_the_earlier_run_is_gone(small: Small, earlier: Pat
 KILLED = """
 import os, signal, sys
 from torch import nn
+from tfc_fast.sinks import MemorySink
 from tfc_fast.trainer import TrainConfig, Trainer
 
 class Kills(nn.Linear):

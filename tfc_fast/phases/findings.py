@@ -211,8 +211,10 @@ def dead_units(records: Mapping[str, npt.NDArray[Any]], window: int) -> Finding 
     shares, since = {}, {}
     for name, (steps, values) in series.items():
         known = np.isfinite(values) & (steps >= window)
+        if not known.any():
+            continue  # such as a site that a budget has left out since
         means = _trailing_means(values[known])
-        if means.size and means[-1] >= DEAD_UNITS:
+        if means[-1] >= DEAD_UNITS:
             below = np.flatnonzero(means < DEAD_UNITS)
             stays = below[-1] + 1 if below.size else 0
             # The mean is late: what lifted it began within its window.

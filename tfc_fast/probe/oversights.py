@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
+import os
 import warnings
 import weakref
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +18,9 @@ from tfc_fast.probe.warning import warn_user
 
 _C = _extension._C
 
-_SEVERAL = 4
-"""Fewer may be a trial of the first iteration that ended in an error."""
+_SEVERAL, _MANY = 4, 100
+"""Micro-batches. Fewer than several may be a trial that ended in an error; as long as the probe is
+attached, fewer than many may be those of the first step."""
 
 
 class NoStepWarning:
@@ -30,13 +34,14 @@ class NoStepWarning:
         self._recorder = recorder
         self._is_told = False
 
-    def look(self, first_step: int) -> None:
+    def look(self, first_step: int, *, attached: bool) -> None:
         """Look, when records are asked for.
 
         Args:
             first_step: Steps that were closed before this probe was made.
+            attached: Whether the step can still be closed.
         """
-        few = self._recorder.open_batches < _SEVERAL
+        few = self._recorder.open_batches < (_MANY if attached else _SEVERAL)
         if self._is_told or few or self._recorder.step > first_step:
             return
         self._is_told = True
@@ -46,28 +51,58 @@ class NoStepWarning:
         )
 
 
-def close_when_forgotten(probe: object, calls: Sequence[Callable[[], None]]) -> Any:
-    """Detach and flush a probe that is gone, or there at the end of the process, and was not.
+class Attached(Protocol):
+    """What may be forgotten: a probe."""
+
+    def detach(self) -> None:
+        """Give the model back."""
+
+    def flush(self) -> None:
+        """Bring all closed steps to the sinks."""
+
+
+_attached: weakref.WeakKeyDictionary[Attached, int] = weakref.WeakKeyDictionary()
+
+
+def remember(probe: Attached) -> int:
+    """It is attached now, and to be closed at the end of this process, whose number is returned."""
+    _attached[probe] = os.getpid()
+    return _attached[probe]
+
+
+def forget(probe: Attached) -> None:
+    """It is not any more."""
+    _attached.pop(probe, None)
+
+
+def close_forgotten(probe: Attached, process: int) -> None:
+    """Flush and detach a probe that nobody has detached, with a ResourceWarning.
+
+    Not in a process that was forked later: the records are those of the first one.
 
     Args:
-        probe: What is waited for.
-        calls: What does it, without holding the probe.
-
-    Returns:
-        A `weakref.finalize`, to be detached when the probe is.
+        probe: An attached probe.
+        process: What `remember` has returned.
     """
-    return weakref.finalize(probe, _close, tuple(calls))
+    if process != os.getpid():
+        return
+    try:
+        probe.flush()
+    finally:
+        probe.detach()
+        warnings.warn(
+            "a probe was attached to the end; its records were flushed then. Use `with probe:`, or "
+            "call probe.detach() and probe.close()",
+            ResourceWarning,
+            stacklevel=2,
+        )
 
 
-def _close(calls: Sequence[Callable[[], None]]) -> None:
-    for call in calls:
-        call()
-    warnings.warn(
-        "a probe was attached to the end; its records were flushed then. Use `with probe:`, or "
-        "call probe.detach() and probe.close()",
-        ResourceWarning,
-        stacklevel=2,
-    )
+@atexit.register
+def _close_all() -> None:
+    with contextlib.ExitStack() as stack:  # one that fails leaves none of the others out
+        for probe, process in list(_attached.items()):
+            stack.callback(close_forgotten, probe, process)
 
 
 def calls_without_earlier_ones(

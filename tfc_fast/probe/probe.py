@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from functools import partial
 from time import perf_counter
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -28,7 +27,7 @@ from tfc_fast.probe.description import Description, describe
 from tfc_fast.probe.evaluation import Evaluation, Split, is_evaluation
 from tfc_fast.probe.outlet import Outlet, for_each
 from tfc_fast.probe.overhead import Overhead, measured_overhead
-from tfc_fast.probe.oversights import NoStepWarning, close_when_forgotten
+from tfc_fast.probe.oversights import NoStepWarning, close_forgotten, forget, remember
 from tfc_fast.probe.processes import Processes
 from tfc_fast.probe.reductions import Reductions, SiteReductions
 from tfc_fast.probe.sites import Sites, SiteSelection
@@ -238,8 +237,8 @@ class Probe:
         )
         self._restored_step = 0
         self._no_step = NoStepWarning(self._recorder)
-        self._forgotten: Any = None
         self._attached = False
+        self._process = 0  # in which it was attached
         self._masked = False  # the last batch was
 
     @property
@@ -279,14 +278,7 @@ class Probe:
             raise
         attach_taps(self._taps)
         self._channel.open()
-        self._forgotten = close_when_forgotten(
-            self,
-            [
-                partial(_give_back, self._modules, self._taps, self._channel),
-                self._outlet.flush,
-                self._evaluation.flush,
-            ],
-        )
+        self._process = remember(self)
         self._attached = True
         return self
 
@@ -294,8 +286,11 @@ class Probe:
         """Give the model back exactly as it was: the same modules, of their own classes."""
         if not self._attached:
             return
-        self._forgotten.detach()
-        _give_back(self._modules, self._taps, self._channel)
+        forget(self)
+        for _, module in self._modules:
+            stop_watching(module)
+        detach_taps(self._taps)
+        self._channel.close()
         self._recorder.discard_step()
         self._evaluation.discard()
         self._attached = False
@@ -303,6 +298,10 @@ class Probe:
     def __repr__(self) -> str:
         state = "attached" if self._attached else "not attached"
         return f"<Probe, {state}, sites: {', '.join(self.sites) or 'none yet'}>"
+
+    def __del__(self) -> None:
+        if getattr(self, "_attached", False):
+            close_forgotten(self, self._process)
 
     def __enter__(self) -> Probe:
         return self.attach()
@@ -315,7 +314,7 @@ class Probe:
     ) -> None:
         self.detach()
         if error is None:
-            self._no_step.look(self._restored_step)
+            self._no_step.look(self._restored_step, attached=False)
         self.flush()
 
     def batch(
@@ -427,7 +426,7 @@ class Probe:
     def close(self) -> None:
         """Detach, flush, and close the sinks."""
         self.detach()
-        self._no_step.look(self._restored_step)
+        self._no_step.look(self._restored_step, attached=False)
         for_each([self._outlet.close, self._evaluation.close])
 
     def history(self, *, split: Split = "train") -> Records:
@@ -446,7 +445,7 @@ class Probe:
             ValueError: On a GPU, an earlier batch was wrong, see `Probe`.
         """
         if not is_evaluation(split):
-            self._no_step.look(self._restored_step)
+            self._no_step.look(self._restored_step, attached=self._attached)
         records = (self._evaluation if is_evaluation(split) else self._outlet).history()
         self._warn_of_unused_reductions()
         return records
@@ -609,10 +608,3 @@ class Probe:
         return RuntimeError(
             f"Probe.{method}: the probe is not attached; use `with probe:` or probe.attach()"
         )
-
-
-def _give_back(modules: list[tuple[str, nn.Module]], taps: Taps, channel: Channel) -> None:
-    for _, module in modules:
-        stop_watching(module)
-    detach_taps(taps)
-    channel.close()

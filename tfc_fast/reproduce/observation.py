@@ -248,12 +248,18 @@ def train_observed(config: TrainConfig, observer: str) -> bool:
         TypeError, ValueError: The observer cannot look at this model or these settings.
     """
     path = Path(config.run_path) / OBSERVED
-    path.unlink(missing_ok=True)
     trainer = Trainer(config, progress=False, overwrite=True)
     watching = OBSERVERS[observer](trainer.model, config)
+    earlier = path.read_bytes() if path.exists() else None
+    path.unlink(missing_ok=True)
     try:
         if trainer.fit().interrupted:
             return False
+    except BaseException:
+        # Of a run that came to no step, the trainer puts back the one before.
+        if earlier is not None and trainer.run_directory.summary_path.exists():
+            atomic_write(path, lambda to: to.write(earlier))
+        raise
     finally:
         watching.close()
     file = io.BytesIO()

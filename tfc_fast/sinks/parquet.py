@@ -125,6 +125,8 @@ class ParquetSink:
         records = concatenate(self._waiting)
         path = self._folder / f"part-{self._number:05d}.parquet"
         try:
+            if path.exists():
+                raise StorageError(f"cannot write {path}: another sink has written it meanwhile")
             write_columns(path, records)
         except StorageError as error:
             # One batch, not many, waits for the next try.

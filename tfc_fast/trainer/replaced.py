@@ -3,13 +3,16 @@
 Its files are renamed into a folder within that of the run, never copied. The name of that folder
 says at any moment, also after a kill, whose files stand where:
 
-- `earlier-run.part`: a part of the earlier run; the rest of it stands in its place.
+- `earlier-run.part`, or `.part1` and so on: a part of the earlier run; the rest stands in its
+  place.
 - `earlier-run`: all of the earlier run; what stands in its place is of the new one.
-- `earlier-run.old`: what is left of the earlier run after the first step of the new one.
+- `earlier-run.old`, or `.old1` and so on: what is left of the earlier run after the first step of
+  the new one.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import warnings
 from pathlib import Path
@@ -20,27 +23,31 @@ from tfc_fast.trainer.store import all_files, discard, locked
 
 __all__ = ["drop", "put_back", "recover", "recover_locked", "set_aside"]
 
-_WHOLE = "earlier-run"
+_WHOLE, _PART, _OLD = "earlier-run", ".part", ".old"
 
 
-def set_aside(run: RunDirectory) -> None:
+def set_aside(run: RunDirectory) -> bool:
     """Move the files of an earlier run, if there is one, out of the way of a new one.
 
     Args:
         run: The run; this process holds its lock, and `recover` was called.
 
+    Returns:
+        Whether there was one.
+
     Raises:
         StorageError: A file cannot be moved; all are then where they were, as far as can be.
     """
     if not all_files(run):
-        return
-    part, whole, _ = _asides(run)
+        return False
+    part = _new_folder(run, _PART)
     try:
         _move_files(run, part)
-        _move(part.path, whole.path)
+        _move(part.path, _whole(run).path)
     except Exception:
         _move_files(part, run)
         raise
+    return True
 
 
 def put_back(run: RunDirectory) -> None:
@@ -52,10 +59,10 @@ def put_back(run: RunDirectory) -> None:
     Raises:
         StorageError: A file cannot be removed or moved.
     """
-    part, whole, _ = _asides(run)
     discard(run)
-    if whole.path.exists():
-        _move(whole.path, part.path)
+    if all_files(_whole(run)):
+        part = _new_folder(run, _PART)
+        _move(_whole(run).path, part.path)
         _move_files(part, run)
 
 
@@ -68,9 +75,9 @@ def drop(run: RunDirectory) -> None:
     Raises:
         StorageError: A file cannot be removed.
     """
-    _, whole, old = _asides(run)
-    if whole.path.exists():
-        _move(whole.path, old.path)
+    if _whole(run).path.exists():
+        old = _new_folder(run, _OLD)
+        _move(_whole(run).path, old.path)
         discard(old)
 
 
@@ -83,11 +90,13 @@ def recover(run: RunDirectory) -> None:
     Raises:
         StorageError: A file cannot be removed or moved.
     """
-    part, whole, old = _asides(run)
-    discard(old)
-    if part.path.exists():
-        _move_files(part, run)
-    elif whole.path.exists():
+    for old in _folders(run, _OLD):
+        discard(old)
+    parts = _folders(run, _PART)
+    if any(all_files(part) for part in parts):
+        for part in parts:
+            _move_files(part, run)
+    elif all_files(_whole(run)):
         put_back(run)
     else:
         return
@@ -105,15 +114,23 @@ def recover_locked(run: RunDirectory) -> None:
         StorageError: A file cannot be removed or moved.
         ValueError: Another process is training there.
     """
-    if any(aside.path.exists() for aside in _asides(run)):
+    if any(_folders(run, "")):
         with locked(run):
             recover(run)
 
 
-def _asides(run: RunDirectory) -> tuple[RunDirectory, RunDirectory, RunDirectory]:
-    names = (f"{_WHOLE}.part", _WHOLE, f"{_WHOLE}.old")
-    part, whole, old = (RunDirectory(run.path / name) for name in names)
-    return part, whole, old
+def _whole(run: RunDirectory) -> RunDirectory:
+    return RunDirectory(run.path / _WHOLE)
+
+
+def _folders(run: RunDirectory, ending: str) -> list[RunDirectory]:
+    return [RunDirectory(path) for path in sorted(run.path.glob(f"{_WHOLE}{ending}*"))]
+
+
+def _new_folder(run: RunDirectory, ending: str) -> RunDirectory:
+    """One that is not there: in an old one may be files that are not of a run."""
+    names = (f"{_WHOLE}{ending}{number or ''}" for number in itertools.count())
+    return RunDirectory(next(run.path / name for name in names if not (run.path / name).exists()))
 
 
 def _move_files(source: RunDirectory, target: RunDirectory) -> None:

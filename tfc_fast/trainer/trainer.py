@@ -104,6 +104,7 @@ class Trainer:
     """
 
     _trained = False
+    _stands_aside = False  # an earlier run
 
     def __init__(
         self,
@@ -203,6 +204,8 @@ class Trainer:
             RuntimeError: This trainer has trained already.
             CheckpointError: The checkpoint does not fit the model.
             FileExistsError: The folder holds a run.
+            KeyboardInterrupt: It was to stop before its first step, and was to overwrite an earlier
+                run, which stays.
             StorageError: A file cannot be written, say because the disk is full. What was saved
                 before stays, and `resume` goes on from there.
             TypeError, ValueError: The model does not fit the data, or the probe the model.
@@ -214,8 +217,9 @@ class Trainer:
         with locked(run), thread_count(threads), StopRequest() as stop:
             with self._session() as session, self._display(session.step) as display:
                 session.train(self._total, stop, display, begun=lambda: drop(run))
-                if session.step == 0 and self._overwrite:
+                if session.step == 0 and self._stands_aside:
                     # A run without a step is no reason to lose an earlier one.
+                    session.close()
                     raise KeyboardInterrupt
             # What came after the last step has ended nothing.
             stopped_by = stop.name if session.step < self._total else None
@@ -261,7 +265,7 @@ class Trainer:
         if past is None:
             recover(run)
             if self._overwrite:
-                set_aside(run)
+                self._stands_aside = set_aside(run)
             else:
                 claim(run)
         self._trained = True
@@ -296,7 +300,7 @@ class Trainer:
             if past is None and (session is None or session.step == 0):
                 # Nothing was trained: the next try shall not find a run in its way, nor shall an
                 # earlier one be lost. Ctrl-C alone leaves a run to go on with.
-                if isinstance(error, Exception) or self._overwrite:
+                if isinstance(error, Exception) or self._stands_aside:
                     put_back(run)
             elif session is not None and session.step > done and usual:
                 # A model that fails in the middle costs no record of the steps before.
