@@ -68,6 +68,7 @@ def train(*, probed: bool) -> list[Tensor]:
     losses = train_steps(net, optimizer, batches, probe if probed else None)
     if probed:
         history = probe.history()
+        probe.detach()
         assert history["step"].tolist() == sorted(3 * list(range(1, 20, 2)))
         np.testing.assert_array_equal(history["loss"][::3], torch.stack(losses)[::2].double())
     return [*losses, *net.parameters()]
@@ -144,6 +145,7 @@ def test_lost_steps_are_warned_of_once() -> None:
         for _ in range(9):  # as if a graph were replayed, behind the probe's back
             backward(net)
             probe._recorder.end_step(None)
+            probe._channel.begin_forward()
         with pytest.warns(RuntimeWarning, match="5 steps were recorded and lost"):
             probe.flush()
         with warnings.catch_warnings():

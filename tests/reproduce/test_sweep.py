@@ -99,7 +99,7 @@ def test_a_run_with_other_settings_is_not_overwritten(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("cannot", "observer", "told"),
     [
-        ({"model": "vgg11"}, None, "vgg11 wants images"),
+        ({"model": "vgg11", "depth": 7}, None, "vgg11 wants images"),
         ({"batch_size": 81}, None, "batch_size: 81 given"),
         ({"dataset": "npz", "data_dir": "gone.npz"}, None, r"gone\.npz"),
         ({"momentum": 0.9}, "update-shares", "sgd with momentum"),
@@ -120,7 +120,7 @@ def test_what_cannot_start_is_told_before_anything_is_trained(
 def test_a_check_leaves_what_is_there_alone(tmp_path: Path) -> None:
     (run,) = train_all([job(4)], tmp_path, workers=1, progress=False)
     with pytest.raises(ValueError, match="vgg11 wants images"):
-        train_all([job(9), job(model="vgg11")], tmp_path, workers=1, progress=False)
+        train_all([job(9), job(model="vgg11", depth=7)], tmp_path, workers=1, progress=False)
     assert len(run.read_train()["step"]) == 4
 
 
